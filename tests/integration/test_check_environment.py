@@ -25,10 +25,12 @@ def settings(**more: Any) -> Settings:
 @pytest.mark.parametrize(
     ("options", "names"),
     [
-        ({}, ["store"]),
-        ({"rehost": "never"}, []),
-        ({"shared_state": "redis://h"}, ["store", "state"]),
-        ({"shared_state": "redis://h", "rehost": "never"}, ["state"]),
+        pytest.param({}, ["store"], id="only the store"),
+        pytest.param({"rehost": "never"}, [], id="nothing, where no image is stored"),
+        pytest.param({"shared_state": "redis://h"}, ["store", "state"], id="the store and Redis"),
+        pytest.param(
+            {"shared_state": "redis://h", "rehost": "never"}, ["state"], id="only Redis, where no image is stored"
+        ),
     ],
 )
 def test_what_is_in_use_is_checked(options: dict[str, Any], names: list[str]) -> None:

@@ -205,7 +205,17 @@ def test_a_command_loads_no_other_command() -> None:
     loaded = subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True)
     assert loaded.split() == ["app.cli.main", "app.cli.serve", "app.cli.settings"]
     modules = {path.stem for path in (root / "app/cli").glob("*.py")}
-    shared = {"__init__", "bills", "main", "messages", "probe_report", "settings", "tapped_stream", "terminal"}
+    shared = {
+        "__init__",
+        "bills",
+        "key_files",
+        "main",
+        "messages",
+        "probe_report",
+        "settings",
+        "tapped_stream",
+        "terminal",
+    }
     assert modules == {*COMMANDS, *shared}
 
 
@@ -424,7 +434,15 @@ class Ended:
             raise self.by
 
 
-@pytest.mark.parametrize(("by", "code"), [(None, 0), (None, 130), (SystemExit, 1), (KeyboardInterrupt, 130)])
+@pytest.mark.parametrize(
+    ("by", "code"),
+    [
+        pytest.param(None, 0, id="it was told to stop"),
+        pytest.param(None, 130, id="Ctrl-C, twice"),
+        pytest.param(SystemExit, 1, id="it could not listen"),
+        pytest.param(KeyboardInterrupt, 130, id="Ctrl-C"),
+    ],
+)
 def test_the_exit_code_tells_how_the_server_ended(
     by: type[BaseException] | None, code: int, environment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

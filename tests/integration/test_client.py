@@ -633,13 +633,14 @@ def test_an_answer_becomes_a_reply_or_an_error(case: Answer) -> None:
 @pytest.mark.parametrize(
     ("answer", "detail"),
     [
-        (status(401), "see LIMNER_UPSTREAM_API_KEY: upstream answered 401"),
-        (
+        pytest.param(status(401), "see LIMNER_UPSTREAM_API_KEY: upstream answered 401", id="a refused key"),
+        pytest.param(
             status(200, {"message": "x", "code": "insufficient_quota"}),
             "see LIMNER_UPSTREAM_API_KEY: upstream answered 200",
+            id="an account without credit, inside a 200",
         ),
-        (status(404), "upstream answered 404"),
-        (status(499), "upstream answered 499"),
+        pytest.param(status(404), "upstream answered 404", id="a wrong address"),
+        pytest.param(status(499), "upstream answered 499", id="a status that is about no setting"),
     ],
 )
 def test_the_log_names_the_setting_to_look_at(answer: httpx.Response, detail: str) -> None:
@@ -1034,7 +1035,15 @@ def test_a_reply_that_comes_with_its_head_needs_one_timer(monkeypatch: pytest.Mo
     assert timers.call_count == 1
 
 
-@pytest.mark.parametrize("length", ["", "x", "-1", "9" * 5000])
+@pytest.mark.parametrize(
+    "length",
+    [
+        pytest.param("", id="an empty text"),
+        pytest.param("x", id="a word"),
+        pytest.param("-1", id="a negative number"),
+        pytest.param("9" * 5000, id="more digits than Python reads"),
+    ],
+)
 def test_a_length_that_is_none_is_left_to_the_connection(length: str) -> None:
     async def run() -> Outcome:
         answer = httpx.Response(200, headers={"content-length": length}, stream=httpx.ByteStream(REPLY))

@@ -161,10 +161,25 @@ def test_a_link_that_only_this_server_reaches_is_kept(demo: RunningDemo, rehost:
 @pytest.mark.parametrize(
     ("keys", "upstream", "expected"),
     [
-        (("sk-a", "sk-b", "sk-c"), None, {"https://a.example:443": "sk-a", "https://b.example:443": "sk-b"}),
-        (("sk-a", "sk-b", "sk-c"), "b", {"https://b.example:443": "sk-b"}),
-        ((None, None, None), "b", {"https://b.example:443": "sk-caller"}),
-        ((None, None, None), "d", {}),
+        pytest.param(
+            ("sk-a", "sk-b", "sk-c"),
+            None,
+            {"https://a.example:443": "sk-a", "https://b.example:443": "sk-b"},
+            id="of two keys for one origin, the first",
+        ),
+        pytest.param(
+            ("sk-a", "sk-b", "sk-c"),
+            "b",
+            {"https://b.example:443": "sk-b"},
+            id="only that of the upstream a key is bound to",
+        ),
+        pytest.param(
+            (None, None, None),
+            "b",
+            {"https://b.example:443": "sk-caller"},
+            id="that of the caller, in pass-through mode",
+        ),
+        pytest.param((None, None, None), "d", {}, id="none for an upstream that keeps its key out of downloads"),
     ],
 )
 def test_keys_of_upstreams_belong_to_their_origins(

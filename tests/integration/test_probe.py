@@ -166,12 +166,18 @@ def test_the_headers_of_the_settings_are_for_their_address(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("model", "requests", "images", "stopped"),
     [
-        ("error-401", 1, 0, "The demo upstream returns 401, as requested."),
-        ("error-in-200-401", 1, 0, "The demo upstream returns 401, as requested."),
-        ("limited-30", 1, 0, ""),
-        ("refuses-400", 1, 0, ""),
-        ("nothing", 1, 0, "The model `nothing` does not exist"),
-        ("breaks-mid-stream", 1, 1, "The upstream broke off"),
+        pytest.param("error-401", 1, 0, "The demo upstream returns 401, as requested.", id="it refuses the key"),
+        pytest.param(
+            "error-in-200-401",
+            1,
+            0,
+            "The demo upstream returns 401, as requested.",
+            id="it refuses the key inside a 200",
+        ),
+        pytest.param("limited-30", 1, 0, "", id="it accepts no more requests"),
+        pytest.param("refuses-400", 1, 0, "", id="it refuses the prompt"),
+        pytest.param("nothing", 1, 0, "The model `nothing` does not exist", id="it does not know the model"),
+        pytest.param("breaks-mid-stream", 1, 1, "The upstream broke off", id="it breaks off, and may have to be paid"),
     ],
 )
 def test_an_upstream_that_cannot_be_probed_is_asked_once(
@@ -285,9 +291,19 @@ def test_another_upstream_than_that_of_the_settings(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--upstream", "other"], "--upstream other: there is no such upstream, only main, spare"),
-        (["--api-key-file", "missing"], "missing: No such file or directory"),
-        (["--api-key-file", "limner.toml"], "limner.toml: a key is one line of visible ASCII characters"),
+        pytest.param(
+            ["--upstream", "other"],
+            "--upstream other: there is no such upstream, only main, spare",
+            id="an upstream that is not listed",
+        ),
+        pytest.param(
+            ["--api-key-file", "missing"], "missing: No such file or directory", id="a file that does not exist"
+        ),
+        pytest.param(
+            ["--api-key-file", "limner.toml"],
+            "limner.toml: a key is one line of visible ASCII characters",
+            id="a file that is no key",
+        ),
     ],
 )
 def test_a_wrong_option_is_refused(

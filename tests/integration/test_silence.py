@@ -118,7 +118,7 @@ def limner() -> Any:
         yield running
 
 
-@pytest.mark.parametrize(("path", "status"), [("0", 200), ("-1", 400), (str(MAX_SILENCE_SECONDS + 1), 400), ("nan", 400), ("soon", 400), ("", 404)])  # fmt: skip
+@pytest.mark.parametrize(("path", "status"), [pytest.param("0", 200, id="no silence at all"), pytest.param("-1", 400, id="a negative number"), pytest.param(str(MAX_SILENCE_SECONDS + 1), 400, id="more than the longest silence"), pytest.param("nan", 400, id="not a number"), pytest.param("soon", 400, id="a word"), pytest.param("", 404, id="nothing")])  # fmt: skip
 def test_only_a_number_of_seconds_is_accepted(limner: RunningLimner, path: str, status: int) -> None:
     answer = httpx.get(f"{limner.url}/v1/silence/{path}", headers=KEY, trust_env=False)
     assert answer.status_code == status

@@ -65,11 +65,25 @@ def test_a_page_of_another_site_is_refused(limner: RunningLimner, demo: RunningD
 @pytest.mark.parametrize(
     ("target", "header", "status"),
     [
-        ("http://evil.example/v1/models", "host: localhost", 403),
-        ("HTTP://evil.example:80/v1/models", "host: 127.0.0.1", 403),
-        ("http://localhost/v1/models", "host: evil.example", 200),
-        ("http://[::1]:8000/v1/models?a=http://evil.example", "host: localhost", 200),
-        ("/v1/models?a=http://evil.example", "host: localhost", 200),
+        pytest.param("http://evil.example/v1/models", "host: localhost", 403, id="another host in the target"),
+        pytest.param(
+            "HTTP://evil.example:80/v1/models", "host: 127.0.0.1", 403, id="another host in capitals, with a port"
+        ),
+        pytest.param(
+            "http://localhost/v1/models",
+            "host: evil.example",
+            200,
+            id="this host in the target, another one in the header",
+        ),
+        pytest.param(
+            "http://[::1]:8000/v1/models?a=http://evil.example",
+            "host: localhost",
+            200,
+            id="an address in the target, another host in the query",
+        ),
+        pytest.param(
+            "/v1/models?a=http://evil.example", "host: localhost", 200, id="a path with another host in the query"
+        ),
     ],
 )
 def test_the_host_in_the_target_replaces_the_header(

@@ -394,13 +394,15 @@ def test_a_server_that_is_late_makes_the_machine_late() -> None:
 @pytest.mark.parametrize(
     ("outcome", "calls", "failure"),
     [
-        ("completed", 1, ""),
-        ("completed", 2, "1 x completed: 2 calls, 1 to 1 allowed"),
-        ("question_lost", 1, ""),
-        ("question_lost", 2, "1 x question_lost: 2 calls, 0 to 1 allowed"),
-        ("server_is_overloaded", 1, "1 x server_is_overloaded: 1 calls, 0 to 0 allowed"),
-        ("", 1, "1 x ended as nothing after 1 calls"),
-        ("404 result_not_found", 1, "1 x ended as 404 result_not_found after 1 calls"),
+        pytest.param("completed", 1, "", id="completed, paid once"),
+        pytest.param("completed", 2, "1 x completed: 2 calls, 1 to 1 allowed", id="completed, paid twice"),
+        pytest.param("question_lost", 1, "", id="lost, paid once"),
+        pytest.param("question_lost", 2, "1 x question_lost: 2 calls, 0 to 1 allowed", id="lost, paid twice"),
+        pytest.param(
+            "server_is_overloaded", 1, "1 x server_is_overloaded: 1 calls, 0 to 0 allowed", id="refused, but paid"
+        ),
+        pytest.param("", 1, "1 x ended as nothing after 1 calls", id="without an end"),
+        pytest.param("404 result_not_found", 1, "1 x ended as 404 result_not_found after 1 calls", id="forgotten"),
     ],
 )
 def test_a_task_that_is_lost_or_paid_twice_is_found(outcome: str, calls: int, failure: str) -> None:

@@ -213,9 +213,9 @@ def test_the_settings_of_the_chart_are_settings(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("more", "count"),
     [
-        ({"autoscaling": {"enabled": False}, "replicas": 3}, "3"),
-        ({"autoscaling": {"enabled": False}, "replicas": 1}, "1"),
-        ({"autoscaling": {"enabled": True, "maxReplicas": 7}}, "7"),
+        pytest.param({"autoscaling": {"enabled": False}, "replicas": 3}, "3", id="three pods"),
+        pytest.param({"autoscaling": {"enabled": False}, "replicas": 1}, "1", id="one pod"),
+        pytest.param({"autoscaling": {"enabled": True, "maxReplicas": 7}}, "7", id="up to seven pods"),
     ],
 )
 def test_each_pod_knows_how_many_there_may_be(more: dict[str, Any], count: str) -> None:
@@ -226,11 +226,13 @@ def test_each_pod_knows_how_many_there_may_be(more: dict[str, Any], count: str) 
 @pytest.mark.parametrize(
     ("settings", "is_valid"),
     [
-        ({}, True),
-        ({"LIMNER_IMAGE_STORE": "disk:///var/lib/limner/images"}, False),
-        ({"LIMNER_UPSTREAM_API_KEY": "sk-in-a-config-map"}, False),
-        ({"LIMNER_IMAGE_TTL": 60}, False),
-        ({"OTHER": "x"}, False),
+        pytest.param({}, True, id="no settings"),
+        pytest.param(
+            {"LIMNER_IMAGE_STORE": "disk:///var/lib/limner/images"}, False, id="a folder that pods do not share"
+        ),
+        pytest.param({"LIMNER_UPSTREAM_API_KEY": "sk-in-a-config-map"}, False, id="a key outside the Secret"),
+        pytest.param({"LIMNER_IMAGE_TTL": 60}, False, id="a number that is no text"),
+        pytest.param({"OTHER": "x"}, False, id="a variable of something else"),
     ],
 )
 def test_helm_rejects_settings_that_cannot_work(settings: dict[str, Any], is_valid: bool) -> None:
@@ -238,7 +240,14 @@ def test_helm_rejects_settings_that_cannot_work(settings: dict[str, Any], is_val
     assert jsonschema_rs.is_valid(schema, values(settings=settings)) is is_valid
 
 
-@pytest.mark.parametrize("changes", [{"replica": 3}, {"image": {"version": "1"}}, {"autoscaling": {"cpu": 60}}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"replica": 3}, id="at the top"),
+        pytest.param({"image": {"version": "1"}}, id="in the image"),
+        pytest.param({"autoscaling": {"cpu": 60}}, id="in the autoscaling"),
+    ],
+)
 def test_helm_rejects_misspelled_values(changes: dict[str, Any]) -> None:
     schema = orjson.loads(read("chart/values.schema.json"))
     assert not jsonschema_rs.is_valid(schema, values(**changes))

@@ -116,7 +116,12 @@ def test_a_client_that_leaves_ends_its_body() -> None:
 
 @pytest.mark.parametrize(
     ("header", "announced"),
-    [({}, 0), ({"content-length": "7"}, 7), ({"content-length": "x"}, 0), ({"content-length": ""}, 0)],
+    [
+        pytest.param({}, 0, id="no length"),
+        pytest.param({"content-length": "7"}, 7, id="a length"),
+        pytest.param({"content-length": "x"}, 0, id="no number"),
+        pytest.param({"content-length": ""}, 0, id="an empty text"),
+    ],
 )
 def test_the_announced_length_is_read(header: dict[str, str], announced: int) -> None:
     http: Any = SimpleNamespace(headers=header)
@@ -162,7 +167,14 @@ def test_other_requests_pass_while_a_body_is_parsed_slowly(
     assert [len(piece) for piece in parsed] == sizes
 
 
-@pytest.mark.parametrize(("length", "in_thread"), [(10, False), (50_000, False), (70_000, True)])
+@pytest.mark.parametrize(
+    ("length", "in_thread"),
+    [
+        pytest.param(10, False, id="a short one"),
+        pytest.param(50_000, False, id="one just below the limit"),
+        pytest.param(70_000, True, id="a long one"),
+    ],
+)
 def test_a_long_document_is_parsed_in_a_thread(length: int, in_thread: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others must not wait for the 0.3 s that hostile ones take."""
     document = b'{"prompt": "a fox", "other": "%s"}' % (b"a " * (length // 2))

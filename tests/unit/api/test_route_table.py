@@ -42,12 +42,12 @@ def ask(app: Starlette, method: str, path: str, root_path: str = "") -> httpx.Re
 @pytest.mark.parametrize(
     ("method", "path", "status", "text"),
     [
-        ("GET", "/v1/things/a/parts/b", 200, "b of a"),
-        ("HEAD", "/v1/things/a/parts/b", 200, ""),
-        ("POST", "/v1/things", 200, "POST"),
-        ("GET", "/v1/things", 200, "/v1/things"),
-        ("HEAD", "/v1/things", 405, ""),
-        ("GET", "/things", 404, "Not Found"),
+        pytest.param("GET", "/v1/things/a/parts/b", 200, "b of a", id="parameters in the path"),
+        pytest.param("HEAD", "/v1/things/a/parts/b", 200, "", id="HEAD beside GET"),
+        pytest.param("POST", "/v1/things", 200, "POST", id="POST"),
+        pytest.param("GET", "/v1/things", 200, "/v1/things", id="GET at the path of a POST"),
+        pytest.param("HEAD", "/v1/things", 405, "", id="HEAD where there is only GET"),
+        pytest.param("GET", "/things", 404, "Not Found", id="the path without its prefix"),
     ],
 )
 def test_a_path_is_served_with_its_own_methods_only(

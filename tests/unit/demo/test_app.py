@@ -299,7 +299,16 @@ def test_all_behaviors_are_listed_as_models(client: httpx.Client) -> None:
     assert [model["id"] for model in models["data"]] == [row.title for row in BEHAVIORS]
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"\xff"', b'{"model":NaN}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"{", id="cut off"),
+        pytest.param(b"[]", id="a list"),
+        pytest.param(b'"\xff"', id="no UTF-8"),
+        pytest.param(b'{"model":NaN}', id="a number that is none"),
+    ],
+)
 def test_a_body_that_is_no_json_is_refused(demo: RunningDemo, client: httpx.Client, body: bytes) -> None:
     answer = client.post("/v1/chat/completions", content=body)
     assert answer.status_code == 400
@@ -332,12 +341,12 @@ def test_input_images_are_shown_in_the_sky(demo: RunningDemo, client: httpx.Clie
 @pytest.mark.parametrize(
     ("url", "code"),
     [
-        ("data:image/png;base64,@@", "invalid_image_format"),
-        (as_data_url(b"<html>"), "invalid_image_format"),
-        ("file:///etc/passwd", "invalid_image_format"),
-        ("data:text/plain,hello", "invalid_image_format"),
-        ("http://127.0.0.1:1/a.png", "invalid_image_url"),
-        ("http://127.0.0.1:port/", "invalid_image_url"),
+        pytest.param("data:image/png;base64,@@", "invalid_image_format", id="no base64"),
+        pytest.param(as_data_url(b"<html>"), "invalid_image_format", id="a page"),
+        pytest.param("file:///etc/passwd", "invalid_image_format", id="a file of this machine"),
+        pytest.param("data:text/plain,hello", "invalid_image_format", id="a text"),
+        pytest.param("http://127.0.0.1:1/a.png", "invalid_image_url", id="a host that does not answer"),
+        pytest.param("http://127.0.0.1:port/", "invalid_image_url", id="no address"),
     ],
 )
 def test_an_invalid_input_image_is_refused(demo: RunningDemo, client: httpx.Client, url: str, code: str) -> None:
@@ -377,11 +386,11 @@ def ask_directly(options: dict[str, Any], *requests: DirectRequest) -> list[http
 @pytest.mark.parametrize(
     ("header", "code"),
     [
-        ({}, None),
-        ({"Authorization": "Basic sk-right"}, None),
-        ({"Authorization": "Bearer "}, None),
-        ({"Authorization": "Bearer sk-wrong"}, "invalid_api_key"),
-        ({"Authorization": "Bearer sk-right and more"}, "invalid_api_key"),
+        pytest.param({}, None, id="no key"),
+        pytest.param({"Authorization": "Basic sk-right"}, None, id="another scheme"),
+        pytest.param({"Authorization": "Bearer "}, None, id="an empty key"),
+        pytest.param({"Authorization": "Bearer sk-wrong"}, "invalid_api_key", id="a wrong key"),
+        pytest.param({"Authorization": "Bearer sk-right and more"}, "invalid_api_key", id="a key and more"),
     ],
 )
 def test_keys_that_are_rejected(header: dict[str, str], code: str | None) -> None:

@@ -109,7 +109,12 @@ def test_a_link_is_public_if_others_reach_it(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "public"), [(reply(IMAGE), True), (reply(b"", 401), False), (b"no HTTP\r\n\r\n", True)]
+    ("answer", "public"),
+    [
+        pytest.param(reply(IMAGE), True, id="it answers without a key"),
+        pytest.param(reply(b"", 401), False, id="it answers 401"),
+        pytest.param(b"no HTTP\r\n\r\n", True, id="it answers nothing that can be read"),
+    ],
 )
 def test_a_link_that_needs_our_key_is_not_public(answer: bytes, public: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.images.fetch.block_reason", lambda address: None)
@@ -135,12 +140,12 @@ def test_a_link_at_an_upstream_that_may_not_be_fetched_is_left_to_the_client() -
 @pytest.mark.parametrize(
     ("url", "origin"),
     [
-        ("https://API.example/v1", "https://api.example:443"),
-        ("http://api.example:8080", "http://api.example:8080"),
-        ("http://[::1]/v1", "http://::1:80"),
-        ("https://user@api.example/v1", None),
-        ("https://a b/v1", None),
-        ("ftp://api.example", None),
+        pytest.param("https://API.example/v1", "https://api.example:443", id="capitals, and the usual port"),
+        pytest.param("http://api.example:8080", "http://api.example:8080", id="a port of its own"),
+        pytest.param("http://[::1]/v1", "http://::1:80", id="an IPv6 address"),
+        pytest.param("https://user@api.example/v1", None, id="a user name"),
+        pytest.param("https://a b/v1", None, id="no host"),
+        pytest.param("ftp://api.example", None, id="another scheme"),
     ],
 )
 def test_the_origin_of_a_url_has_its_port(url: str, origin: str | None) -> None:

@@ -119,11 +119,13 @@ def test_text_of_a_png_loses_the_place(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        (b"tEXt", b"Comment\0at the lake"),
-        (b"zTXt", b"Comment\0\0" + zlib.compress(b"at the lake")),
-        (b"iTXt", b"Comment\0\1\0\0\0" + zlib.compress(b"at the lake")),
-        (b"tEXt", b"Raw profile type iptc\0\niptc\n 2\nabcd"),
-        (b"tEXt", b"Raw profile type iptc\0\niptc\n 2\nno digits"),
+        pytest.param(b"tEXt", b"Comment\0at the lake", id="a comment"),
+        pytest.param(b"zTXt", b"Comment\0\0" + zlib.compress(b"at the lake"), id="a compressed comment"),
+        pytest.param(
+            b"iTXt", b"Comment\0\1\0\0\0" + zlib.compress(b"at the lake"), id="a compressed comment in Unicode"
+        ),
+        pytest.param(b"tEXt", b"Raw profile type iptc\0\niptc\n 2\nabcd", id="a profile of another kind"),
+        pytest.param(b"tEXt", b"Raw profile type iptc\0\niptc\n 2\nno digits", id="a profile that is damaged"),
     ],
 )
 def test_other_text_of_a_png_stays(name: bytes, data: bytes) -> None:
@@ -147,7 +149,15 @@ MOTION = b'<x:xmpmeta xmlns:Camera="c"><rdf:Description Camera:MotionPhoto="1"/>
 FILM = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + b"\xa9xyz\0\x12\x15\xc7+47.3685+008.5417/" + bytes(300_000)
 
 
-@pytest.mark.parametrize("length", [0, 1, 256 * 1024 - 700, 600_000])
+@pytest.mark.parametrize(
+    "length",
+    [
+        pytest.param(0, id="directly behind it"),
+        pytest.param(1, id="behind one stray byte"),
+        pytest.param(256 * 1024 - 700, id="across the end of a window that is searched"),
+        pytest.param(600_000, id="far behind it"),
+    ],
+)
 def test_a_film_behind_a_photo_is_dropped(length: int) -> None:
     photo = saved("JPEG", exif=EXIF, xmp=MOTION) + bytes(length)
     clean = cleaned(photo + FILM)

@@ -32,7 +32,13 @@ class Probe:
 
 
 @pytest.mark.parametrize(
-    ("address", "is_own"), [("203.0.113.9", True), ("203.0.113.10", False), ("8.8.8.8", False), ("2001:db8::1", False)]
+    ("address", "is_own"),
+    [
+        pytest.param("203.0.113.9", True, id="that of the interface"),
+        pytest.param("203.0.113.10", False, id="its neighbor"),
+        pytest.param("8.8.8.8", False, id="one far away"),
+        pytest.param("2001:db8::1", False, id="one that cannot be reached"),
+    ],
 )
 def test_an_address_is_own_if_the_kernel_would_send_from_it(
     address: str, is_own: bool, monkeypatch: pytest.MonkeyPatch

@@ -63,7 +63,14 @@ def opened(random: float = 0.0) -> CircuitBreaker:
     return circuit
 
 
-@pytest.mark.parametrize(("random", "seconds"), [(0, 10), (0.5, 11.25), (0.999, 12.4975)])
+@pytest.mark.parametrize(
+    ("random", "seconds"),
+    [
+        pytest.param(0, 10, id="nothing by chance"),
+        pytest.param(0.5, 11.25, id="half of the quarter"),
+        pytest.param(0.999, 12.4975, id="nearly all of the quarter"),
+    ],
+)
 def test_a_circuit_stays_open_for_its_time_and_up_to_a_quarter_more(random: float, seconds: float) -> None:
     circuit = opened(random)
     assert circuit.state(seconds - 0.001) is CircuitState.OPEN
