@@ -6,7 +6,6 @@ sample reply in `tests/data/` that no other form covers.
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -24,10 +23,10 @@ from app.extraction.filters import (
 )
 from app.extraction.guesses import unlikeliness
 from app.extraction.mentions import IMAGE_MARKUP, MarkupKind, UrlMention
-from app.extraction.own_links import ClientTexts
+from app.extraction.message_content import MessageContent, Surroundings
 from app.extraction.posters import is_poster
 from app.extraction.relative_links import paths_in
-from app.extraction.structured import NO_JSON, ImageField, JsonWalker, is_auxiliary_key, walk_json
+from app.extraction.structured import NO_JSON, ImageField, is_auxiliary_key, walk_json
 from app.extraction.text import ReplyText
 from app.extraction.tool_calls import images_in_calls, join_calls
 from app.extraction.urls import UrlKind, classify_url, file_name, may_be_image, without_last_words
@@ -35,10 +34,6 @@ from app.protocol.chat_reply import ChatReply
 from app.protocol.validation_errors import truncate
 from app.protocol.values import value_class
 
-#: URLs looked at in one reply. More are not the answer to one request.
-_MAX_URLS = 500
-#: Texts looked at in one message, those inside JSON included.
-_MAX_TEXTS = 500
 #: Guesses of one reply that are downloaded at most.
 _MAX_GUESSES = 4
 #: Pairs of images that are compared to find out which is larger.
@@ -113,82 +108,6 @@ class ImageCandidate:
     shown_as: tuple[str, str] | None = None
 
 
-@dataclass(slots=True)
-class Surroundings:
-    """What is known beside a message.
-
-    Attributes:
-        origin: Where paths without a host are read.
-        client: What the client has sent.
-        url_budget: How many more URLs are looked at. All messages of a reply share it.
-    """
-
-    origin: str
-    client: ClientTexts
-    url_budget: int = _MAX_URLS
-
-
-class MessageContent:
-    """What one message contains, or what a reply contains beside its messages. Read on first use and kept."""
-
-    def __init__(self, parts: JsonWalker, fields: JsonWalker, texts: Iterable[str], around: Surroundings) -> None:
-        """`parts`: the content parts; `fields`: the other fields of the message; `texts`: its plain text."""
-        self.origin = around.origin
-        self.part_walker = parts
-        self.field_walker = fields
-        self._around = around
-        self._raw_texts = (*texts, *parts.texts, *fields.texts)
-
-    @property
-    def is_empty(self) -> bool:
-        walkers = (self.part_walker, self.field_walker)
-        return not (any(walker.fields or walker.calls for walker in walkers) or any(self._raw_texts))
-
-    @cached_property
-    def texts(self) -> list[ReplyText]:
-        """The texts of the message, followed by the texts inside those that are JSON or contain JSON."""
-        texts = [ReplyText(raw) for raw in self._raw_texts[:_MAX_TEXTS] if raw]
-        for text in texts:
-            if len(texts) < _MAX_TEXTS:
-                texts += text.nested_texts(text.whole_json)
-                texts += text.nested_texts(text.embedded_json)
-        return texts
-
-    @cached_property
-    def walkers(self) -> list[JsonWalker]:
-        """All JSON of the message: its parts, its fields, and what its texts contain."""
-        inside = [walker for text in self.texts for walker in (text.whole_json, text.embedded_json)]
-        return [self.part_walker, self.field_walker, *inside]
-
-    @cached_property
-    def mentions(self) -> list[tuple[ReplyText, UrlMention]]:
-        """The URLs of all texts, each with its text, as far as the budget allows."""
-        found: list[tuple[ReplyText, UrlMention]] = []
-        for text in self.texts:
-            if self._around.url_budget > 0:
-                found += [(text, self._without_prompt(mention)) for mention in text.mentions]
-                self._around.url_budget -= len(text.mentions)
-        return found
-
-    def _without_prompt(self, mention: UrlMention) -> UrlMention:
-        """Return the mention without words of the prompt, which many upstreams repeat as its label or above it."""
-        has_words = self._around.client.has_words
-        is_label, is_before = (bool(each) and has_words(each) for each in (mention.label, mention.before))
-        if not (is_label or is_before):
-            return mention
-        return replace(mention, label="" if is_label else mention.label, before="" if is_before else mention.before)
-
-    @cached_property
-    def has_image_without_link(self) -> bool:
-        """Whether an image is shown that leads nowhere and may be the result. Those that lead to pages are buttons."""
-        return any(
-            mention.enclosing_link is None
-            and mention.kind in IMAGE_MARKUP
-            and not is_secondary(mention.before, mention.label, mention.url)
-            for _, mention in self.mentions
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class ReplyForm:
     """One way in which replies carry images.
@@ -237,9 +156,7 @@ def _in_markup(kind: MarkupKind) -> Callable[[MessageContent], Iterable[ImageCan
 def _shown_images(content: MessageContent, text: ReplyText, mention: UrlMention) -> Iterator[ImageCandidate]:
     """Yield the candidates of an image in markup. One that links to a larger image stands for that image."""
     link = mention.enclosing_link
-    is_button = link is not None and link.url != mention.url and content.has_image_without_link
-    secondary = is_button or mention.is_icon or is_secondary(mention.before, mention.label, mention.url)
-    candidate = _candidate(text, mention, secondary)
+    candidate = _candidate(content, text, mention, is_beside=mention.is_icon or content.is_button(mention))
     if link is not None and text.run_of(mention) is None and leads_to_larger_image(link.url, mention.url):
         yield replace(candidate, value=link.url, is_secondary=is_beside(mention.before, mention.label), shown_as=None)
         candidate = replace(candidate, is_secondary=True)
@@ -248,8 +165,11 @@ def _shown_images(content: MessageContent, text: ReplyText, mention: UrlMention)
     yield candidate
 
 
-def _candidate(text: ReplyText, mention: UrlMention, secondary: bool) -> ImageCandidate:
+def _candidate(
+    content: MessageContent, text: ReplyText, mention: UrlMention, *, is_beside: bool = False
+) -> ImageCandidate:
     rejection, run = "", text.run_of(mention)
+    secondary = is_beside or content.is_origin(mention) or is_secondary(mention.before, mention.label, mention.url)
     leads_elsewhere = leads_away(mention.before, mention.label)
     is_shown = mention.kind in IMAGE_MARKUP
     if (
@@ -280,14 +200,14 @@ def _in_base64_runs(content: MessageContent, *, is_data_url: bool) -> Iterator[I
     for text, mention in content.mentions:
         run = text.run_of(mention)
         if run is not None and bool(run.prefix) is is_data_url and mention.kind not in IMAGE_MARKUP:
-            yield _candidate(text, mention, secondary=False)
+            yield _candidate(content, text, mention)
 
 
 def _in_image_urls(kind: MarkupKind) -> Callable[[MessageContent], Iterable[ImageCandidate]]:
     def find(content: MessageContent) -> Iterator[ImageCandidate]:
         for text, mention in content.mentions:
             if mention.kind is kind and classify_url(mention.url) is UrlKind.IMAGE:
-                yield _candidate(text, mention, is_secondary(mention.before, mention.label, mention.url))
+                yield _candidate(content, text, mention)
 
     return find
 

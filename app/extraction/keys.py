@@ -16,11 +16,16 @@ _KEY_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
 AUXILIARY_WORDS = frozenset(
     """
     api arguments audio avatar callback cancel citation citations cover debug doc docs documentation draft
-    error errors favicon frame get grounding help history homepage icon init input inputs logo logprobs mask
-    messages moderation page parameters params partial permalink policy poster preview previews previous profile
-    prompt query question reasoning recommendations recommended ref reference referenced references refusal
-    related request search self sources status suggestions support terms thinking thought thoughts thumb
-    thumbnail thumbnails thumbs tmb usage user video videos watermark web webhook website
+    error errors favicon frame get grounding help homepage icon init input inputs logo logprobs mask messages
+    moderation page parameters partial permalink policy poster preview previews profile prompt reasoning ref
+    reference referenced references refusal request search self sources status support terms thinking thought
+    thoughts thumb thumbnail thumbnails thumbs tmb usage video videos watermark web webhook website
+    """.split()
+)
+#: The same, unless the key also says that it is a result: what is of somebody else, or of an earlier request.
+FOREIGN_WORDS = frozenset(
+    """
+    history params previous query question recommendations recommended related suggestions user
     """.split()
 )
 #: A key or a label with one of these words holds an image that counts less than any other: one that the client has sent
@@ -72,7 +77,7 @@ RESULT_KEY_WORDS = (
 _MEANINGS = ((IMAGE_KEYS, "image"), (LINK_KEYS, "url"), (RESULT_KEYS, "result"), (PREVIEW_WORDS, "thumbnail"))
 #: Only for keys in other scripts: in English these words have other meanings as keys.
 _OTHER_MEANINGS = ((INPUT_WORDS, "input"), (ASIDE_WORDS, "logo"))
-_KNOWN_WORDS = AUXILIARY_WORDS | BYTES_WORDS | RESULT_KEY_WORDS
+_KNOWN_WORDS = AUXILIARY_WORDS | FOREIGN_WORDS | BYTES_WORDS | RESULT_KEY_WORDS
 #: What the label of an image may consist of to be more than a description of what the image shows.
 _LABEL_WORDS = _KNOWN_WORDS | BESIDE_WORDS | ORIGIN_WORDS | OUTCOME_WORDS
 
@@ -99,6 +104,12 @@ def _split(word: str) -> tuple[str, ...]:
     return next((pair for pair in splits if pair[0] in _KNOWN_WORDS and pair[1] in _KNOWN_WORDS), ())
 
 
+def is_auxiliary(words: frozenset[str]) -> bool:
+    """Check for the words of a key whose value is not the result."""
+    is_foreign = not words.isdisjoint(FOREIGN_WORDS) and words.isdisjoint(OUTCOME_WORDS)
+    return is_foreign or not words.isdisjoint(AUXILIARY_WORDS)
+
+
 def words_of_label(label: str) -> frozenset[str]:
     """Split the label of an image into words, none where the label describes what the image shows."""
     words = words_of(label)
@@ -107,7 +118,7 @@ def words_of_label(label: str) -> frozenset[str]:
 
 def is_beside(words: frozenset[str]) -> bool:
     """Check for the words of a key or a label that holds an image beside the result."""
-    return not words.isdisjoint(BESIDE_WORDS | AUXILIARY_WORDS) and words.isdisjoint(OUTCOME_WORDS)
+    return not words.isdisjoint(BESIDE_WORDS | FOREIGN_WORDS | AUXILIARY_WORDS) and words.isdisjoint(OUTCOME_WORDS)
 
 
 def origins_among(named: Mapping[_Key, frozenset[str]]) -> frozenset[_Key]:

@@ -51,6 +51,8 @@ _SOURCE = re.compile(
 )
 #: Attributes of <img> that hold the image, by preference: pages that load images lazily put a placeholder into src.
 _IMAGE_ATTRIBUTES = {"data-srcset": 4, "srcset": 3, "data-src": 2, "data-original": 2, "data-lazy-src": 2, "src": 1}
+#: Others that hold a larger copy than src does: "data-full", "data-zoom-src", "data-hires".
+_LARGER_COPY = re.compile(r"data-(?:[a-z]{1,12}-)?(?:full|large|zoom|hi-?res|hd|big|orig)", re.IGNORECASE)
 #: Attributes that list one image in several sizes.
 _SOURCE_ATTRIBUTES = frozenset({"srcset", "data-srcset"})
 #: Attributes of any tag that name a vocabulary, or lead to where a form is sent, and never to an image.
@@ -243,7 +245,7 @@ def _read_html(
     name, attribute, opening = tag
     quote = before.rstrip()[-1:]
     url, end = read_delimited_url(text, start, quote if quote and quote in "\"'" else " >")
-    is_image = name == "img" and attribute in _IMAGE_ATTRIBUTES
+    is_image = name == "img" and _rank_of_attribute(attribute) > 0
     if attribute in _OTHER_ATTRIBUTES:
         return UrlMention(MarkupKind.LINK, "", start, end)
     if attribute in _SOURCE_ATTRIBUTES:
@@ -343,7 +345,12 @@ def _is_better(mention: UrlMention, other: UrlMention) -> bool:
     """Return whether a URL of a tag holds the image rather than another. A whole file is no smaller than its copies."""
     if mention.url.startswith(f"{other.url}?") or other.url.startswith(f"{mention.url}?"):
         return len(mention.url) < len(other.url)
-    return _IMAGE_ATTRIBUTES[mention.tag[0]] > _IMAGE_ATTRIBUTES[other.tag[0]]
+    return _rank_of_attribute(mention.tag[0]) > _rank_of_attribute(other.tag[0])
+
+
+def _rank_of_attribute(name: str) -> int:
+    """Return how much an attribute of <img> counts, 0 if it does not hold the image."""
+    return _IMAGE_ATTRIBUTES.get(name, 0) or (5 if _LARGER_COPY.match(name) else 0)
 
 
 def _without_labels(text: str, mentions: list[UrlMention]) -> list[UrlMention]:

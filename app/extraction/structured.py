@@ -11,7 +11,6 @@ import pybase64
 from app.extraction.base64_runs import Base64Run, resolve_run
 from app.extraction.copies import MIN_RESULT, UNNAMED, edge_of_label
 from app.extraction.keys import (
-    AUXILIARY_WORDS,
     BYTES_WORDS,
     COPIES_WORDS,
     IMAGE_WORDS,
@@ -20,6 +19,7 @@ from app.extraction.keys import (
     OUTCOME_WORDS,
     RESULT_KEY_WORDS,
     TEXT_WORDS,
+    is_auxiliary,
     is_beside,
     origins_among,
     words_of,
@@ -52,8 +52,14 @@ _MEDIA_TYPE_KEYS = ("mime_type", "mimeType", "media_type", "mediaType", "content
 #: Keys for the page on which an image was found: the result of a search.
 _ORIGIN_KEYS = ("origin_url", "originUrl", "source_page", "host_page_url", "hostPageUrl", "context_link", "contextLink")
 _SEARCH_WORDS = frozenset({"citation", "citations", "search", "references"})
+#: Keys whose value says who has written an object.
+_AUTHOR_KEYS = ("role", "belongs_to", "author", "sender")
 #: Keys whose value says what the image of an object is for.
 _LABEL_KEYS = ("role", "kind", "type", "purpose", "label", "name", "title", "category", "tag", "stage")
+#: Digits of an edge. Python refuses to convert thousands.
+_MAX_DIGITS = 6
+#: Keys whose value says how large the image of an object is.
+_SIZE_KEYS = ("size", "resolution", "label", "name", "kind", "type")
 #: States of a task whose image does not exist yet.
 _UNFINISHED = frozenset(
     """
@@ -175,7 +181,7 @@ class JsonWalker:
         for key in sorted(islice(value, _MAX_KEYS), key=lambda key: (key in origins, _preference(key))):
             words = words_of(key)
             is_variant = isinstance(value[key], str) and bool(words & (LINK_WORDS | IMAGE_WORDS | BYTES_WORDS))
-            if words & AUXILIARY_WORDS or (is_variant and (has_image or _is_unready(value, key, words))):
+            if is_auxiliary(words) or (is_variant and (has_image or _is_unready(value, key, words))):
                 continue
             if is_search and words & IMAGE_WORDS and isinstance(value[key], list) and not _holds_bytes(value[key]):
                 continue
@@ -261,7 +267,7 @@ def walk_json(value: object) -> JsonWalker:
 
 def is_auxiliary_key(key: str) -> bool:
     """Check for a key whose value is not the result, such as `thumbnail_url`."""
-    return not AUXILIARY_WORDS.isdisjoint(words_of(key))
+    return is_auxiliary(words_of(key))
 
 
 def _is_auxiliary(value: Mapping[str, Any]) -> bool:
@@ -269,7 +275,7 @@ def _is_auxiliary(value: Mapping[str, Any]) -> bool:
     media_type = next((value[key] for key in _MEDIA_TYPE_KEYS if value.get(key)), None)
     return (
         value.get("thought") is True
-        or value.get("role") in ("user", "system", "developer")
+        or any(value.get(key) in ("user", "system", "developer", "human") for key in _AUTHOR_KEYS)
         or (isinstance(type_name, str) and _AUXILIARY_TYPE.fullmatch(type_name) is not None)
         or (isinstance(media_type, str) and _OTHER_MEDIA.match(media_type) is not None)
         or _is_from_page(value)
@@ -313,7 +319,10 @@ def _edge_of_item(item: object) -> int:
     """Return the longer edge that an object with an image says, 0 where it says none."""
     if not isinstance(item, dict) or not any(map(_is_link, islice(item.values(), _MAX_KEYS))):
         return 0
-    return max([item[key] for key in ("width", "height") if type(item.get(key)) is int], default=0)
+    numbers = [str(item.get(key)) for key in ("width", "height")]
+    edges = [int(number) for number in numbers if number.isdecimal() and len(number) <= _MAX_DIGITS]
+    labels = [item[key] for key in _SIZE_KEYS if isinstance(item.get(key), str)]
+    return max([*edges, *map(edge_of_label, labels)], default=0)
 
 
 def _holds_link(value: object) -> bool:

@@ -1,16 +1,18 @@
-"""Find the header of a column in a Markdown table: it says what the images of the column are."""
+"""Find the headers of columns and rows in Markdown tables: they say what the images there are."""
 
 import re
 
 #: Characters in front of a cell in which its table must begin, and characters of one row.
 _MAX_TABLE, _MAX_ROW = 8 * 1024, 2048
+#: Characters of the first cell of a row that names the row. A longer one describes an image.
+_MAX_NAME = 16
 _DELIMITER_ROW = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-*:?[ \t]*)*")
 #: Where the markup of an image or a link begins.
 _MARKUP = re.compile(r"!?\[|<")
 
 
 def words_in_table(text: str, position: int) -> str:
-    """Return the header of the column in which a URL stands, with the words before the URL in its cell.
+    """Return the header of the column in which a URL stands, the name of its row, and the words before it in its cell.
 
     The text is empty outside of tables, in headers, and where the table is too long.
     """
@@ -26,7 +28,8 @@ def words_in_table(text: str, position: int) -> str:
         return ""
     header, cells = (cells_of(each) for each in (rows[-1], row))
     name = header[len(cells) - 1] if len(cells) <= len(header) else ""
-    return f"{name}: {_MARKUP.split(cells[-1])[0].strip()}"
+    first = cells[0] if len(cells) > 1 and len(cells[0]) <= _MAX_NAME else ""
+    return f"{name}: {first} {_MARKUP.split(cells[-1])[0].strip()}"
 
 
 def cells_of(row: str) -> list[str]:

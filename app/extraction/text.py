@@ -61,7 +61,7 @@ _CODE = re.compile(
 #: A call of a tool that the model writes into its text. What it is called with is no result; its answer may be.
 _CALL = re.compile(
     r"<((?:[a-z]{1,12}:)?(?:tool_calls?|function_calls?|tool_use))(?:\s[^<>]{0,200})?>"
-    r"|```[ \t]*(?:tool_code|tool_calls?|function_calls?|tool_use)\b",
+    r"|```[ \t]*(?:tool_code|tool_calls?|function_calls?|tool_use)\b|\n(Action Input:)",
     re.IGNORECASE,
 )
 _HTML_PAGE = re.compile(r"\s*+(?:<\?xml[^>]{0,200}>\s*+)?<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
@@ -106,8 +106,10 @@ class ReplyText:
         text = "" if isinstance(document, dict | list) else _visible(raw)
         self.visible, calls = _cut_out(text, _CALL, _call_end)
         self.whole_json = self._walk([document])
-        parts = [part for text in (self.visible, *calls) for part in _json_documents(text)]
-        self.embedded_json = self._walk([_parse_json(part) for part in parts])
+        called = [
+            each for call in calls for each in _documents_in(call) if isinstance(each, dict) and "arguments" in each
+        ]
+        self.embedded_json = self._walk([*_documents_in(self.visible), *called])
 
     @cached_property
     def mentions(self) -> list[UrlMention]:
@@ -207,7 +209,7 @@ def _closing_tag(opening: re.Match[str]) -> str:
 
 
 def _call_end(opening: re.Match[str]) -> str:
-    return f"</{opening[1]}>" if opening[1] else "```"
+    return f"</{opening[1]}>" if opening[1] else "\nObservation" if opening[2] else "```"
 
 
 def _after_unopened_reasoning(text: str) -> str:
@@ -253,6 +255,10 @@ def _parse_json(document: str) -> Any:
         return orjson.loads(document)
     except orjson.JSONDecodeError:
         return None
+
+
+def _documents_in(text: str) -> list[Any]:
+    return [_parse_json(part) for part in _json_documents(text)]
 
 
 def _json_documents(text: str) -> list[str]:

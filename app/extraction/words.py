@@ -38,7 +38,7 @@ PREVIEW_WORDS = compile_words(
 #: The still that stands for a video.
 POSTER_WORDS = compile_words(
     """
-    poster* cover first_frame last_frame key_frame keyframe still titelbild* affiche couverture portada capa copertina
+    poster* cover first_frame last_frame key_frame keyframe titelbild* affiche couverture portada capa copertina
     locandina omslag okładk* kapak sampul ảnh_bìa обложк* постер* обкладинк* 封面 首帧 首幀 尾帧 尾幀 カバー 表紙
     ポスター 표지 포스터 غلاف कवर ปก
     """
@@ -53,6 +53,16 @@ INPUT_WORDS = compile_words(
     المدخلة मूल संदर्भ ต้นฉบับ
     """
 )
+#: The image after a change and the one before it, where both are shown. Alone these words mean nothing.
+CHANGED_WORDS = compile_words(
+    """
+    after edited modified retouched enhanced result nachher bearbeitet* ergebnis après modifié* résultat después
+    editad* resultado depois dopo modificat* risultato na bewerkt* po edytowan* sonra düzenlenmiş sesudah hasil sau
+    kết_quả после результат* після 修改后 修改後 编辑后 編輯後 处理后 處理後 效果图 效果圖 成品 编辑後 変更後 編集後
+    加工後 완성 수정_후 편집_후 بعد बाद หลัง
+    """
+)
+UNCHANGED_WORDS = compile_words("до 原图 原圖 元画像 元の画像 원래 до_изменени* до_обработки")
 #: Images for something else: marks of the vendor, advertisements, similar images.
 ASIDE_WORDS = compile_words(
     """

@@ -1,0 +1,113 @@
+"""Read what one message of a reply contains: its JSON, its texts, their URLs, and what these say of each other."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from app.extraction.filters import MAX_LABEL, is_secondary, last_clause
+from app.extraction.mentions import IMAGE_MARKUP, UrlMention
+from app.extraction.own_links import ClientTexts
+from app.extraction.structured import JsonWalker
+from app.extraction.text import ReplyText
+from app.extraction.words import CHANGED_WORDS, RESULT_WORDS, UNCHANGED_WORDS
+
+#: URLs looked at in one reply. More are not the answer to one request.
+_MAX_URLS = 500
+#: Texts looked at in one message, those inside JSON included.
+_MAX_TEXTS = 500
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What is known beside a message.
+
+    Attributes:
+        origin: Where paths without a host are read.
+        client: What the client has sent.
+        url_budget: How many more URLs are looked at. All messages of a reply share it.
+    """
+
+    origin: str
+    client: ClientTexts
+    url_budget: int = _MAX_URLS
+
+
+class MessageContent:
+    """What one message contains, or what a reply contains beside its messages. Read on first use and kept."""
+
+    def __init__(self, parts: JsonWalker, fields: JsonWalker, texts: Iterable[str], around: Surroundings) -> None:
+        """`parts`: the content parts; `fields`: the other fields of the message; `texts`: its plain text."""
+        self.origin = around.origin
+        self.part_walker = parts
+        self.field_walker = fields
+        self._around = around
+        self._raw_texts = (*texts, *parts.texts, *fields.texts)
+
+    @property
+    def is_empty(self) -> bool:
+        walkers = (self.part_walker, self.field_walker)
+        return not (any(walker.fields or walker.calls for walker in walkers) or any(self._raw_texts))
+
+    @cached_property
+    def texts(self) -> list[ReplyText]:
+        """The texts of the message, followed by the texts inside those that are JSON or contain JSON."""
+        texts = [ReplyText(raw) for raw in self._raw_texts[:_MAX_TEXTS] if raw]
+        for text in texts:
+            if len(texts) < _MAX_TEXTS:
+                texts += text.nested_texts(text.whole_json)
+                texts += text.nested_texts(text.embedded_json)
+        return texts
+
+    @cached_property
+    def walkers(self) -> list[JsonWalker]:
+        """All JSON of the message: its parts, its fields, and what its texts contain."""
+        inside = [walker for text in self.texts for walker in (text.whole_json, text.embedded_json)]
+        return [self.part_walker, self.field_walker, *inside]
+
+    @cached_property
+    def mentions(self) -> list[tuple[ReplyText, UrlMention]]:
+        """The URLs of all texts, each with its text, as far as the budget allows."""
+        found: list[tuple[ReplyText, UrlMention]] = []
+        for text in self.texts:
+            if self._around.url_budget > 0:
+                found += [(text, self._without_prompt(mention)) for mention in text.mentions]
+                self._around.url_budget -= len(text.mentions)
+        return found
+
+    def _without_prompt(self, mention: UrlMention) -> UrlMention:
+        """Return the mention without words of the prompt, which many upstreams repeat as its label or above it."""
+        has_words = self._around.client.has_words
+        is_label, is_before = (bool(each) and has_words(each) for each in (mention.label, mention.before))
+        if not (is_label or is_before):
+            return mention
+        return replace(mention, label="" if is_label else mention.label, before="" if is_before else mention.before)
+
+    @cached_property
+    def shows_change(self) -> bool:
+        """Whether something is called the image after a change, so that another is the one before it."""
+        return any(CHANGED_WORDS.search(text) for _, mention in self.mentions for text in _words_of(mention))
+
+    def is_origin(self, mention: UrlMention) -> bool:
+        """Check for the image before a change that the message shows."""
+        words = _words_of(mention) if self.shows_change else ()
+        return any(UNCHANGED_WORDS.search(text) and not CHANGED_WORDS.search(text) for text in words)
+
+    def is_button(self, mention: UrlMention) -> bool:
+        """Check for an image that leads elsewhere, beside one that does not: "Buy me a coffee"."""
+        link = mention.enclosing_link
+        is_link = link is not None and link.url != mention.url and self._has_image_without_link
+        return is_link and not any(RESULT_WORDS.search(text) for text in _words_of(mention))
+
+    @cached_property
+    def _has_image_without_link(self) -> bool:
+        return any(
+            mention.enclosing_link is None
+            and mention.kind in IMAGE_MARKUP
+            and not is_secondary(mention.before, mention.label, mention.url)
+            for _, mention in self.mentions
+        )
+
+
+def _words_of(mention: UrlMention) -> tuple[str, str]:
+    """Return the clause in front of an image, and its label as far as that is read."""
+    return last_clause(mention.before), mention.label[:MAX_LABEL]
