@@ -7,7 +7,6 @@ taken for one by mistake costs a request, which is refused with a sentence that 
 import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from urllib.parse import urlsplit
 
 import orjson
 import pybase64
@@ -35,7 +34,8 @@ _MAX_MARKS = 100
 _BASE64 = re.compile(r"[A-Za-z0-9+/=_%\\ \t\r\n-]+")
 _IMAGE_URL = re.compile(r"data:image/[a-z0-9.+-]+[;,]", re.IGNORECASE)
 _MARK = re.compile(r"base64,", re.IGNORECASE)
-_LINK = re.compile(r"(?:https?|gs|s3)://[^\s<>\"]+", re.IGNORECASE)
+#: A link and its path, whatever its host is: `urlsplit` raises an error for some.
+_LINK = re.compile(r"(?:https?|gs|s3)://(?!$)[^\s<>\"/?#]*([^\s<>\"?#]*)[^\s<>\"]*", re.IGNORECASE)
 _FILE_ID = re.compile(r"file-(?=[A-Za-z]*[0-9])[A-Za-z0-9]{6,}")
 _IMAGE_ENDING = re.compile(r"\.(?:png|jpe?g|jfif|webp|gif|avif|hei[cf]|jxl|bmp|tiff?|svg|dng|psd)$", re.IGNORECASE)
 _OTHER_ENDING = re.compile(r"\.[a-z][a-z0-9]{0,10}$", re.IGNORECASE)
@@ -151,8 +151,8 @@ def _is_image(path: str, text: str, sure_only: bool) -> bool:
     if len(text) < _MIN_LENGTH:
         return False
     text = text.strip()
-    if _LINK.fullmatch(text):
-        return _is_image_link(path, text, sure_only)
+    if link := _LINK.fullmatch(text):
+        return _is_image_link(path, link[1], sure_only)
     if _IMAGE_URL.search(text) or is_base64_of_image(text):
         return True
     marks = islice(_MARK.finditer(text), _MAX_MARKS)
@@ -174,13 +174,12 @@ def is_base64_of_image(text: str) -> bool:
 _STANDARD_ALPHABET = str.maketrans("-_", "+/")
 
 
-def _is_image_link(path: str, link: str, sure_only: bool) -> bool:
+def _is_image_link(path: str, target: str, sure_only: bool) -> bool:
     words = _words(path)
     if words & (_SURE_WORDS if sure_only else _IMAGE_WORDS):
         return True
     if sure_only:
         return False
-    target = urlsplit(link).path
     if _IMAGE_ENDING.search(target):
         return True
     return bool(target.strip("/")) and not _OTHER_ENDING.search(target) and not words & _OTHER_WORDS

@@ -1,9 +1,9 @@
 """Build responses of the Images API: one JSON object, or one event per image, with OpenAI's order of keys."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest
@@ -96,7 +96,8 @@ def link_matches_request(url: str, request: ImagesRequest) -> bool:
         return False
     requested = request.output_format
     compressed = requested not in {None, "png"} and request.output_compression not in {None, 100}
-    return not compressed and (requested is None or urlsplit(url).path.lower().endswith(_ENDINGS[requested]))
+    path = re.split("[?#]", url, maxsplit=1)[0]
+    return not compressed and (requested is None or path.lower().endswith(_ENDINGS[requested]))
 
 
 def unmet_wishes(request: ImagesRequest, info: ImageInfo) -> tuple[str, ...]:

@@ -177,6 +177,8 @@ def test_a_link_or_bytes(parameters: dict[str, Any], default: str, format: str) 
         ),
         pytest.param("https://h/a.png", {"output_format": "webp"}, False, id="another format"),
         pytest.param("https://h/a?b=.png", {"output_format": "png"}, False, id="the ending is in the query"),
+        pytest.param("https://h/a#.png", {"output_format": "png"}, False, id="the ending is behind the path"),
+        pytest.param("http://[h/a.png", {"output_format": "png"}, True, id="a host that cannot be read"),
     ],
 )
 def test_which_links_match_the_request(url: str, parameters: dict[str, Any], matches: bool) -> None:
