@@ -1,4 +1,4 @@
 """Run the application: the HTTP protocol's limits, draining, worker processes.
 
-May import `errors`, `observability`, `config` and `main`.
+May import `errors`, `connection_ends`, `observability`, `config` and `main`.
 """

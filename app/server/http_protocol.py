@@ -8,7 +8,6 @@ import asyncio
 import fcntl
 import math
 import re
-import select
 import socket
 import sys
 import termios
@@ -21,6 +20,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from app.connection_ends import is_closed
 from app.errors import ApiError, InvalidRequest, RequestTimeout, RequestTooLarge, ServiceUnavailable
 from app.observability.logging import log
 from app.observability.metrics import CONNECTIONS_REFUSED
@@ -36,9 +36,6 @@ _HOST = re.compile(rb"[A-Za-z0-9._:\[\]-]*")
 
 #: A target with the name of its host, as clients of proxies send it.
 _ABSOLUTE_TARGET = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
-
-#: The end of a connection, for `poll`, which always tells of errors too. Only Linux knows the end of one direction.
-_ENDED = getattr(select, "POLLRDHUP", select.POLLHUP)
 
 _TOO_MANY_CONNECTIONS = "The server has too many open connections. Please try again later."
 
@@ -353,14 +350,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
-
-
-def is_closed(connection: socket.socket) -> bool:
-    """Return whether the other side has closed or reset a connection, of which nothing is read."""
-    # Not by a look at its next byte, which takes a second socket and four times as long.
-    poll = select.poll()
-    poll.register(connection.fileno(), _ENDED)
-    return bool(poll.poll(0))
 
 
 def _send_queue(connection: socket.socket) -> int | None:

@@ -1,5 +1,5 @@
 """Send requests to chat upstreams: choose one, retry or fail over, and map errors.
 
-`transport.py` is the only file that connects to upstreams. Which files are pure says `docs/architecture.md`. May import
-`errors`, `observability`, `protocol` and `extraction`.
+`transport.py` is the only file that connects to upstreams. `docs/architecture.md` says which files are pure. May import
+`errors`, `bounded_responses`, `connection_ends`, `observability`, `protocol` and `extraction`.
 """

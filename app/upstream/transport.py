@@ -1,7 +1,6 @@
 """HTTP connections to upstreams, by aiohttp behind the interface of httpx, which tests and commands implement, too."""
 
 import asyncio
-import select
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from functools import cache
@@ -11,6 +10,7 @@ import aiohttp
 import httpx
 
 from app.bounded_responses import BoundedConnector, BoundedProtocol
+from app.connection_ends import is_closed
 from app.upstream.spec import UpstreamSpec
 
 #: What sends requests: `open_transport` makes one, tests and `limner check` have others.
@@ -26,9 +26,6 @@ _MAX_LINE, _MAX_HEADERS = 256 * 1024, 2000
 
 #: Bytes of a reply that are received ahead. With aiohttp's own limit it joins up to 750 KiB before they are read.
 _READ_AHEAD = 64 * 1024
-
-#: The end of a connection, for `poll`, which always tells of errors too. Only Linux knows the end of one direction.
-_ENDED = getattr(select, "POLLRDHUP", select.POLLHUP)
 
 
 def open_transport(spec: UpstreamSpec | None = None) -> Transport:
@@ -199,17 +196,10 @@ class LiveConnector(BoundedConnector):
             # Neither is None before the connection is released.
             protocol = cast("BoundedProtocol", connection.protocol)
             transport = cast("asyncio.Transport", connection.transport)
-            if not protocol.is_used or not _has_ended(transport):
+            if not protocol.is_used or not is_closed(transport.get_extra_info("socket")):
                 protocol.is_used = True
                 return connection
             connection.close()
-
-
-def _has_ended(transport: asyncio.Transport) -> bool:
-    """Ask the system whether the other side has closed a connection."""
-    poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), _ENDED)
-    return bool(poll.poll(0))
 
 
 class ResponseStream(httpx.AsyncByteStream):

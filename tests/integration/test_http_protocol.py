@@ -18,13 +18,13 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
 
+from app.connection_ends import is_closed
 from app.server.http_protocol import (
     MAX_HEAD_BYTES,
     Acknowledgments,
     Disconnect,
     LimitedHttpProtocol,
     _send_queue,
-    is_closed,
     protocol_class,
 )
 from tests.support.raw_http import RawResponse, build_request, connect

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 _CORE = {
     "errors",
+    "connection_ends",
     "bounded_responses",
     "observability",
     "protocol",
@@ -33,19 +34,20 @@ _CORE = {
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "bounded_responses": set(),
+    "connection_ends": set(),
     "observability": set(),
     "protocol": {"errors"},
     "extraction": {"errors", "protocol"},
     "state": {"errors", "observability"},
     "access": {"errors", "observability", "protocol", "state"},
     "images": {"errors", "bounded_responses", "observability", "protocol"},
-    "upstream": {"errors", "bounded_responses", "observability", "protocol", "extraction"},
-    "jobs": _CORE - {"bounded_responses", "config", "jobs"},
+    "upstream": {"errors", "bounded_responses", "connection_ends", "observability", "protocol", "extraction"},
+    "jobs": _CORE - {"bounded_responses", "connection_ends", "config", "jobs"},
     "config": {"protocol", "images", "upstream/spec"},
     "api": _CORE,
     "services": _CORE,
     "main": {*_CORE, "api", "services"},
-    "server": {"errors", "observability", "config", "main"},
+    "server": {"errors", "connection_ends", "observability", "config", "main"},
     "cli": {"*"},
     "demo": set(),
 }
@@ -86,6 +88,7 @@ MAY_USE = {
     # `bounded_responses` reads what is left on a connection that was reset.
     "socket": (
         "bounded_responses",
+        "connection_ends",
         "images/guarded_http",
         "images/dns",
         "images/own_addresses",
