@@ -1,4 +1,4 @@
-"""Find the headers of columns and rows in Markdown tables: they say what the images there are."""
+"""Find the headers of columns and rows in tables of Markdown and HTML: they say what the images there are."""
 
 import re
 
@@ -11,11 +11,20 @@ _DELIMITER_ROW = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-*:?[ \t]*
 _MARKUP = re.compile(r"!?\[|<")
 
 
+#: Parts of a table in HTML.
+_CELL = re.compile(r"<t[dh]\b[^<>]{0,200}>")
+_TAG = re.compile(r"<[^<>]{0,200}>?")
+
+
 def words_in_table(text: str, position: int) -> str:
     """Return the header of the column in which a URL stands, the name of its row, and the words before it in its cell.
 
     The text is empty outside of tables, in headers, and where the table is too long.
     """
+    return _words_in_markdown(text, position) or _words_in_html(text, position)
+
+
+def _words_in_markdown(text: str, position: int) -> str:
     row_start = text.rfind("\n", max(0, position - _MAX_ROW), position) + 1
     row = text[row_start:position]
     if (row_start == 0 and position > _MAX_ROW) or "|" not in text[row_start : position + _MAX_ROW].partition("\n")[0]:
@@ -34,3 +43,19 @@ def words_in_table(text: str, position: int) -> str:
 
 def cells_of(row: str) -> list[str]:
     return [cell.strip() for cell in row.strip().removeprefix("|").split("|")]
+
+
+def _words_in_html(text: str, position: int) -> str:
+    before = text[max(0, position - _MAX_TABLE) : position].lower()
+    table, row = before.rfind("<table"), before.rfind("<tr")
+    if not 0 <= table < row or "</table" in before[table:]:
+        return ""
+    first_row = before[table : before.find("</tr", table)]
+    header, cells = (_texts_of_cells(each) for each in (first_row, before[row:]))
+    name = header[len(cells) - 1] if "<th" in first_row and 0 < len(cells) <= len(header) else ""
+    first = cells[0] if len(cells) > 1 and len(cells[0]) <= _MAX_NAME else ""
+    return f"{name}: {first}" if name or first else ""
+
+
+def _texts_of_cells(row: str) -> list[str]:
+    return [_TAG.sub(" ", cell).strip() for cell in _CELL.split(row)[1:]]

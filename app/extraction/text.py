@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 
@@ -48,6 +49,7 @@ _CHANNEL = "<|channel|>"
 _END_OF_CHANNEL = re.compile(r"<\|(?:end|return|call|start)\|>")
 #: The same where the marks were lost: "analysisFirst I …assistantfinal…".
 _LOST_CHANNELS = re.compile(r"\s*analysis(?=[A-Z\W]).*assistantfinal", re.DOTALL)
+_ESCAPED_SCHEME = re.compile(r"http(?:s|%73)?%3A%2F%2F|data%3Aimage", re.IGNORECASE)
 #: How an image begins that is written as a list of its bytes: PNG, JPEG, WebP, GIF.
 _NUMBERS = re.compile(r"\b(?:137,\s?80,|255,\s?216,\s?255|82,\s?73,\s?70,|71,\s?73,\s?70,)")
 #: Languages of sample code, which shows how something is done. A code block in any other language may hold the result.
@@ -98,7 +100,8 @@ class ReplyText:
         """Cut the base64 out of `raw`, or take `runs` where `raw` comes from a text whose base64 is cut out already."""
         self._depth = depth
         if runs is None:
-            raw, runs = extract_base64(_plain_slashes(raw).replace("base64://", "data:;base64,"))
+            raw = _without_percents(_plain_slashes(raw))
+            raw, runs = extract_base64(raw.replace("base64://", "data:;base64,"))
         self.runs = runs
         has_image = "//" in raw or MARK in raw or may_have_path(raw) or _has_numbers(raw)
         raw = raw if has_image and not is_html_page(raw) else ""
@@ -153,6 +156,13 @@ def _plain_slashes(text: str) -> str:
     for escape in ("\\/", "\\u002f", "\\u002F"):
         text = text.replace(escape, "/")
     return _NUMBERED_ENTITY.sub(lambda entity: html.unescape(entity[0]), text) if "&#" in text else text
+
+
+def _without_percents(text: str) -> str:
+    """Decode a text whose URLs are all written with percent signs: a form, or one address that was escaped."""
+    if "://" in text or "%3" not in text or not search_in_slices(_ESCAPED_SCHEME, text, 0, len(text)):
+        return text
+    return unquote(text.replace("&", "\n"))
 
 
 def _visible(text: str) -> str:

@@ -69,6 +69,7 @@ ASIDE_WORDS = compile_words(
     similar logo icon avatar banner badge qr_code qr sponsor sponsored advert* ad ads werbung anzeige publicité
     publicidad publicidade pubblicità reclame reklam* reklama iklan quảng_cáo реклам* 类似 類似 示例 头像 頭像 图标
     圖標 广告 廣告 推广 推廣 赞助 贊助 二维码 二維碼 客服 広告 광고 إعلان विज्ञापन โฆษณา join_us follow_us
+    相似 推荐 猜你喜欢 関連画像 ähnlich* similaire* parecid* semelhant* simili похож* подібн* benzer* 비슷한
     subscribe donate buy_me_a_coffee patreon discord telegram телеграм* whatsapp wechat weixin 微信 关注 關注 フォロー
     """
 )
