@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 _LONG = 64 * 1024
 
 #: The longer edge of an image below which it is an icon, and how many images in front of one are looked at.
-_LEAST_EDGE, _MAX_EARLIER = 100, 4
+_LEAST_EDGE, _MAX_EARLIER = 64, 4
 
 _NO_RESOURCES = "The image was made, but this server has no room for it now. Please ask again: that costs nothing more."
 
@@ -223,8 +223,6 @@ class Pipeline:
             outcomes = await self.finish_all(reply, images[-self.request.n :])
         if len(images) > self.request.n and all(map(_is_icon, outcomes)):
             outcomes = await self.finish_larger(reply, images[: -self.request.n]) or outcomes
-        if outcomes and all(map(_is_icon, outcomes)) and await search(reply, is_refusal, reply):
-            raise no_image_error(reply)  # A warning sign, or the vendor's logo.
         if images and not any(isinstance(outcome, OutputImage) for outcome in outcomes):
             outcomes += await self.finish_others(reply, images, outcomes)
         if not is_preview and all(isinstance(outcome, NoImageInReply) for outcome in outcomes):

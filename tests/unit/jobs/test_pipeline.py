@@ -302,12 +302,6 @@ def test_an_icon_is_the_result_only_if_there_is_nothing_else(
     assert [bytes_in(image) for image in result_of(request_for(), world).images] == [found]
 
 
-def test_an_icon_beside_a_refusal_is_no_result() -> None:
-    world = World([[text_reply(f"![!]({URL}) This was blocked by our content policy.")]], web={URL: PNG})
-    with pytest.raises(ModerationBlocked, match="content policy"):
-        run(request_for(), world)
-
-
 BUG = KeyError("a bug")
 SLOWLY: list[ChatReply | Exception] = [*[text_reply("painting", complete=False)] * 9, image_reply(URL)]
 
