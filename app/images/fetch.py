@@ -269,19 +269,14 @@ class Fetcher:
         """Write the body, decompressed where it is compressed. Of a guess that is no image, write only the start."""
         decoder = ImageDecoder(response.headers.get("Content-Encoding", ""))
         collected = _Collected(blob, self._max_bytes)
-        received, paused_at = 0, time.perf_counter()
-        while chunk := await _read_chunk(response.content):
-            received += len(chunk)
-            if received > self._max_bytes:
+        chunks = _Chunks(response.content)
+        while chunk := await chunks.read():
+            if chunks.size > self._max_bytes:
                 # Compressed data may be endless and hold nothing.
                 raise _too_large(self._max_bytes)
             for decoded in _decode(decoder, chunk):
                 collected.add(decoded)
-                # Bytes that are there already are read without a pause. They take long if they are compressed, or if
-                # each is a chunk of its own: 4 MB of such chunks took 0.5 s.
-                if time.perf_counter() - paused_at > _MAX_BUSY:
-                    await asyncio.sleep(0)
-                    paused_at = time.perf_counter()
+                await chunks.let_others_pass()
             if is_guess and blob.size + collected.size >= MAGIC_SIZE:
                 collected.flush()
                 if read_info(blob.read_at) is None:
@@ -292,6 +287,37 @@ class Fetcher:
         for decoded in _decode(decoder, None):
             collected.add(decoded)
         collected.flush()
+
+
+@dataclass(slots=True)
+class _Chunks:
+    """The chunks of a body. `size`: bytes that were read; `turn_at`: when others have had their last turn."""
+
+    body: aiohttp.StreamReader
+    size: int = 0
+    turn_at: float = field(default_factory=time.perf_counter)
+
+    async def read(self) -> bytes:
+        """Return the next chunk, nothing at the end. Raises `FetchError`."""
+        is_waited_for = self.body.total_bytes == self.size
+        try:
+            chunk = await self.body.readany()
+        except aiohttp.ClientError as error:
+            raise to_fetch_error(error) from None
+        if is_waited_for:
+            self.turn_at = time.perf_counter()
+        self.size += len(chunk)
+        return chunk
+
+    async def let_others_pass(self) -> None:
+        """Give others a turn if they have had none for long.
+
+        Bytes that are there already are read without a pause. They take long if they are compressed, or if each is a
+        chunk of its own: 4 MB of such chunks took 0.5 s.
+        """
+        if time.perf_counter() - self.turn_at > _MAX_BUSY:
+            await asyncio.sleep(0)
+            self.turn_at = time.perf_counter()
 
 
 @dataclass(slots=True)
@@ -329,10 +355,3 @@ def _decode(decoder: ImageDecoder, chunk: bytes | None) -> Iterator[bytes]:
         raise FetchError("its host sent it compressed", is_transient=False) from None
     except DamagedCompressionError as error:
         raise FetchError("its compression is damaged", is_transient=True, detail=str(error)) from None
-
-
-async def _read_chunk(body: aiohttp.StreamReader) -> bytes:
-    try:
-        return await body.readany()
-    except aiohttp.ClientError as error:
-        raise to_fetch_error(error) from None

@@ -230,10 +230,13 @@ class UpstreamClient:
     ) -> None:
         """Give the body to the parser, and report snapshots on the way."""
         throttle, pace = SnapshotThrottle(), Pace()
-        paused_at = time.perf_counter()
+        turn_at = time.perf_counter()
+
+        def note_turn() -> None:
+            nonlocal turn_at
+            turn_at = time.perf_counter()
 
         async def take(chunk: bytes, is_all: bool) -> bool:
-            nonlocal paused_at
             if is_all and len(chunk) < _LONG and chunk.startswith(b"{"):
                 parser.feed_all(chunk)
                 return True
@@ -246,12 +249,12 @@ class UpstreamClient:
                     if reply.has_content:
                         await self._report(reply, request, record)
                 # Data that is there already is read without a pause, and decompressed data may be endless.
-                if time.perf_counter() - paused_at > _MAX_BUSY:
+                if time.perf_counter() - turn_at > _MAX_BUSY:
                     await asyncio.sleep(0)
-                    paused_at = time.perf_counter()
+                    note_turn()
             return parser.is_done
 
-        await self._bodies.read(pending.response, pending.headers, started_at, take)
+        await self._bodies.read(pending.response, pending.headers, started_at, take, note_turn)
 
     async def _report(self, reply: ChatReply, request: UpstreamRequest, record: AttemptRecord) -> None:
         record.read_reply(reply.id, reply.usage, reply.cost)

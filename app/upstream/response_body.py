@@ -47,22 +47,22 @@ class BodyReader:
         headers: Mapping[str, str],
         started_at: float,
         take: Callable[[bytes, bool], Awaitable[bool]],
+        on_wait: Callable[[], None] = lambda: None,
     ) -> None:
         """Give the decompressed body to `take`, chunk by chunk, until `take` returns True: it needs no more.
 
-        The second argument of `take` says whether the chunk is the whole body. Raises `UpstreamTimeout`, and
-        `UpstreamInvalidReply` if the connection was lost, or the body is too large or cannot be decompressed.
+        The second argument of `take` says whether the chunk is the whole body. `on_wait` is called when one was waited
+        for, so that others have had their turns. Raises `UpstreamTimeout`, and `UpstreamInvalidReply` for a lost
+        connection, and for a body that is too large or cannot be decompressed.
         """
         encoding = headers.get("content-encoding", "")
-        decoder = ContentDecoder(encoding)
-        received = decoded = 0
+        decoder, received, decoded = ContentDecoder(encoding), 0, 0
         idle_timeout, length = math.inf, _length_of(headers)
-        # The stream itself, which is declared to be of either kind: `aiter_raw` costs one more generator a chunk.
-        stream: Any = response.stream
+        stream: Any = response.stream  # `aiter_raw` costs one more generator a chunk.
         async with aclosing(aiter(stream)) as chunks:
             # Behind the last byte, nothing is waited for: each wait needs a timer.
             while received != length:
-                data = await self._next_chunk(chunks, idle_timeout, self.time_left(started_at))
+                data = await self._next_chunk(chunks, idle_timeout, self.time_left(started_at), on_wait)
                 if data is None:
                     break
                 received += len(data)
@@ -82,18 +82,23 @@ class BodyReader:
             self._check_size(decoded + len(chunk))
             await take(chunk, False)
 
-    async def _next_chunk(self, chunks: AsyncIterator[bytes], idle_timeout: float, time_left: float) -> bytes | None:
+    async def _next_chunk(
+        self, chunks: AsyncIterator[bytes], idle_timeout: float, time_left: float, on_wait: Callable[[], None]
+    ) -> bytes | None:
         # What is there already needs no timer.
         if time_left > 0 and isinstance(chunks, ResponseStream) and (data := chunks.arrived()):
             return data
         try:
             async with asyncio.timeout(min(idle_timeout, time_left)):
-                return await anext(chunks, None)
+                chunk = await anext(chunks, None)
         except TimeoutError:
             raise self.timeout_error(idle=idle_timeout < time_left) from None
         except CONNECTION_LOST as error:
             message = "The upstream broke off in the middle of its reply. The image may have been made."
             raise UpstreamInvalidReply(message, detail=describe(error, self.secrets)) from None
+        if isinstance(chunks, ResponseStream):
+            on_wait()
+        return chunk
 
     def _check_size(self, size: int) -> None:
         if size > self.spec.max_reply_bytes:

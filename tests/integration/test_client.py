@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -40,6 +41,7 @@ from app.errors import (
     UpstreamUnreachable,
 )
 from app.images.blob import Blob
+from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatQuestion
 from app.protocol.dialects import DIALECTS
@@ -54,7 +56,7 @@ from app.upstream.client import PendingReply, UpstreamClient, UpstreamRequest
 from app.upstream.error_mapping import UpstreamFailure
 from app.upstream.pool import PoolMember, UpstreamPool
 from app.upstream.spec import DEFAULT_MODEL, UpstreamSpec
-from app.upstream.transport import AiohttpTransport, open_transport
+from app.upstream.transport import AiohttpTransport, ResponseStream, open_transport
 from tests.support.faulty_upstream import FaultyUpstream, Script, SocketFault, run_faulty_upstream, run_server
 
 KEY = "sk-limner-test-upstream"
@@ -392,6 +394,58 @@ def test_others_have_their_turns_while_a_long_reply_is_read(body: bytes, monkeyp
     outcome, turns = asyncio.run(run())
     assert outcome.text.endswith((URL, WHOLE_TEXT))
     assert turns > len(body) / 20_000
+
+
+@pytest.mark.parametrize(("is_waited_for", "pauses"), [(True, 0), (False, 9)], ids=["waited for", "there already"])
+def test_a_reply_is_not_paused_where_its_chunks_are_waited_for(
+    is_waited_for: bool, pauses: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others have their turns then, and a pause would hold a chunk for longer."""
+    chunks = [b" " * 16] * 17 + [orjson.dumps({"choices": [{"message": {"content": URL}}]})]
+    looks = 0
+    sleep, paused = asyncio.sleep, list[float]()
+
+    def clock() -> float:
+        """Let a chunk take 9 ms."""
+        nonlocal looks
+        looks += 1
+        return looks * 0.003
+
+    async def noted_sleep(seconds: float) -> None:
+        paused.append(seconds)
+        await sleep(0)
+
+    class Stream(ResponseStream):
+        def arrived(self) -> bytes:
+            return b"" if is_waited_for or not chunks else chunks.pop(0)
+
+        async def __anext__(self) -> bytes:
+            if not chunks:
+                raise StopAsyncIteration
+            return chunks.pop(0)
+
+        async def aclose(self) -> None:
+            pass
+
+    async def run() -> str:
+        async with open_transport() as transport:
+            spec = replace(QUICK, base_url="https://upstream.example/v1")
+            replies: list[ChatReply] = []
+
+            async def take(_: str, reply: ChatReply) -> None:
+                replies.append(reply)
+
+            pending = PendingReply(httpx.Response(200, stream=Stream(Mock())), 0.0)
+            monkeypatch.setattr(asyncio, "sleep", noted_sleep)
+            request = UpstreamRequest(SMALL, on_reply=take)
+            await UpstreamClient(spec, transport).read_reply(
+                pending, request, time.monotonic(), AttemptRecord("a", "m")
+            )
+            return str(replies[-1].messages[0]["content"])
+
+    monkeypatch.setattr(upstream_client, "time", SimpleNamespace(perf_counter=clock))
+    assert asyncio.run(run()) == URL
+    assert paused == [0] * pauses
 
 
 LONG_EVENT = b"data: " + orjson.dumps({"choices": [], **{f"key {number}": number for number in range(20_000)}})

@@ -12,8 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -375,6 +378,29 @@ def test_others_have_their_turns_while_a_download_is_read_that_is_there_already(
 
     run_with_manual_clock(download())
     assert turns > len(body) // 4096
+
+
+def test_a_chunk_that_was_waited_for_has_let_others_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs no pause, in which it would be held."""
+    now = 1.0
+    monkeypatch.setattr(fetch, "time", SimpleNamespace(perf_counter=lambda: now))
+
+    async def play() -> list[float]:
+        nonlocal now
+        body = aiohttp.StreamReader(Mock(), 2**16, loop=asyncio.get_running_loop())
+        chunks = fetch._Chunks(body, turn_at=1.0)
+        body.feed_data(b"there")
+        now = 2.0
+        turns = [chunks.turn_at, await chunks.read() == b"there" and chunks.turn_at]
+        task = asyncio.create_task(chunks.read())
+        await asyncio.sleep(0)
+        now = 3.0
+        body.feed_data(b"later")
+        assert await task == b"later"
+        assert chunks.size == 10
+        return [*turns, chunks.turn_at]
+
+    assert asyncio.run(play()) == [1.0, 1.0, 3.0]
 
 
 # Timeouts
