@@ -65,7 +65,8 @@ class ClientTexts:
         return any(_has_bytes(run, data) for run in self._runs)
 
     def _contains(self, link: str) -> bool:
-        start = self._plain.find(link)
+        # An address like `http://..` has nothing that could be found, and an empty text is found without end.
+        start = self._plain.find(link) if link else -1
         while start >= 0:
             end = start + len(link)
             before, behind = self._plain[max(0, start - 1) : start], self._plain[end : end + 2]

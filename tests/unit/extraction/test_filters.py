@@ -8,6 +8,7 @@ from PIL import Image
 
 from app.extraction.base64_runs import Base64Run
 from app.extraction.filters import CandidateFilter
+from app.extraction.own_links import ClientTexts
 from tests.support.image_files import PNG
 
 BASE64 = pybase64.b64encode_as_string(PNG)
@@ -80,6 +81,14 @@ def test_a_rejected_candidate_has_a_reason(value: str | Base64Run, reason: str) 
 )
 def test_an_image_that_the_client_sent_is_rejected(sent: str, value: str | Base64Run) -> None:
     assert CandidateFilter([sent]).check(value) == ("", "the client itself had sent it")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://..", "http://./", "https://*", "http://&", "http://%2F", "http://%20", "http://%2e"]
+)
+def test_an_address_without_a_host_is_compared_too(url: str) -> None:
+    """Nothing is left of it that could be found in the texts of the client, and the search has to end."""
+    assert not ClientTexts(["a red/blue fox, as in https://e.com/a.png"]).has_link(url)
 
 
 @pytest.mark.parametrize(
