@@ -103,6 +103,7 @@ class MessageContent:
         return any(
             mention.enclosing_link is None
             and mention.kind in IMAGE_MARKUP
+            and not mention.is_icon
             and not is_secondary(mention.before, mention.label, mention.url)
             for _, mention in self.mentions
         )

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from app.extraction.keys import words_of
+from app.extraction.mentions import IMAGE_MARKUP, find_mentions
 from app.extraction.structured import ImageField, walk_json
 
 #: Names of tools whose arguments are images to work on, not their result.
@@ -58,7 +59,10 @@ def images_in_calls(calls: Iterable[tuple[str, object]]) -> Iterator[ImageField]
         if _WORKS_ON_IMAGES.search(name):
             keys = values if isinstance(values, dict) else {}
             values = {key: keys[key] for key in keys if words_of(key) & _RESULT_KEYS}
-        yield from walk_json(values).fields
+        walker = walk_json(values)
+        yield from walker.fields
+        shown = [mention for text in walker.texts for mention in find_mentions(text) if mention.kind in IMAGE_MARKUP]
+        yield from (ImageField(mention.url, "", declared=True) for mention in shown)
 
 
 def _parse(arguments: object) -> object:

@@ -147,7 +147,7 @@ export default {
   kind_image: "图片",
   reason_small_copy: "是指向网页的缩略图",
   reason_words: "周围的文字说明它不是结果",
-  reason_poster: "回复是视频，这只是它的封面",
+  reason_poster: "它是一段视频的封面",
   reason_command: "它是命令的一部分",
   reason_smaller: "是结果的较小副本",
   reason_cut: "被截断了",
