@@ -141,6 +141,14 @@ def test_the_changelog_goes_from_new_to_old() -> None:
     assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
+def test_the_changelog_tells_nothing_twice_and_stays_readable() -> None:
+    """A merge that keeps both sides brings back what was shortened: take the newest file, and add your entry to it again."""
+    unreleased = read("CHANGELOG.md").partition("## [Unreleased]")[2].partition("\n## [")[0]
+    entries = [" ".join(entry.split()) for entry in re.split(r"\n\s*- ", unreleased)[1:]]
+    assert len({entry[:60] for entry in entries}) == len(entries)
+    assert unreleased.count("\n") <= 330
+
+
 @pytest.mark.parametrize("name", ["Dockerfile", "deploy/compose.yaml", "deploy/compose.demo.yaml"])
 def test_image_tags_have_this_version(name: str) -> None:
     assert re.findall(r'(?:limner:|image\.version=")([0-9]+\.[^"\s]*)', read(name)) == [__version__]
