@@ -2,6 +2,8 @@
 
 import re
 
+from app.extraction.slices import search_in_slices
+
 #: More in one text are not the answer to one request.
 _MAX_FOUND = 50
 _PATH = r"/(?![/\s])[^\s<>()\"'\\]{1,2000}"
@@ -20,7 +22,12 @@ def may_have_path(text: str) -> bool:
 
 def paths_in(text: str) -> list[str]:
     """Return the paths that a text shows as images, in order."""
-    return [match[1] or match[2] for match, _ in zip(_IMAGE.finditer(text), range(_MAX_FOUND), strict=False)]
+    found: list[str] = []
+    position = 0
+    while len(found) < _MAX_FOUND and (match := search_in_slices(_IMAGE, text, position, len(text))):
+        found.append(match[1] or match[2])
+        position = match.end()
+    return found
 
 
 def is_path(value: str) -> bool:

@@ -3,7 +3,7 @@
 import re
 
 #: Characters that are searched at a time, and the longest match that is found wherever it begins.
-SLICE, MAX_MATCH = 128 * 1024, 1024
+SLICE, MAX_MATCH = 128 * 1024, 4096
 
 
 def search_in_slices(pattern: re.Pattern[str], text: str, start: int, end: int) -> re.Match[str] | None:
