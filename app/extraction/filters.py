@@ -11,7 +11,16 @@ from app.extraction.base64_runs import Base64Run
 from app.extraction.copies import is_larger_copy, is_small_copy
 from app.extraction.own_links import ClientTexts
 from app.extraction.urls import UrlKind, classify_url, file_name, is_placeholder, may_be_image, normalize_url
-from app.extraction.words import ASIDE_WORDS, AWAY_WORDS, INPUT_WORDS, PREVIEW_WORDS, UNRELATED_WORDS
+from app.extraction.words import (
+    ASIDE_WORDS,
+    AWAY_WORDS,
+    INPUT_WORDS,
+    PREVIEW_WORDS,
+    RESULT_NAMES,
+    UNMARKED,
+    UNRELATED_WORDS,
+    WATERMARKED,
+)
 from app.protocol.data_url import image_data_url
 from app.protocol.image_format import ImageInfo, bytes_reader, is_complete, sniff
 
@@ -24,7 +33,7 @@ _MAX_PATH = 300
 
 _SECONDARY_PATH = re.compile(
     r"(?:^|[/_.-])(?:thumb(?:nail)?s?|previews?|drafts?|tmb|logo|icons?|favicon|avatars?|banners?|qr(?:code)?|ads?"
-    r"|advert\w*)(?=[/_.?-]|$)",
+    r"|advert\w*|(?<!no[_-])(?<!non[_-])(?<!without[_-])watermark(?:ed)?)(?=[/_.?-]|$)",
     re.IGNORECASE,
 )
 #: Searched in the label only: the line above a result often counts up to 100 %.
@@ -33,6 +42,9 @@ _SAMPLE_CODE = re.compile(
     r"(?:^|[\s$>#`])(?:curl|wget|aria2c|axel|iwr|Invoke-WebRequest|https?ie?)\s(?:.*\s)?[\"'`<(]?$|[\w.](?<!\burl)\([rf]?[\"'`]$",
     re.IGNORECASE,
 )
+#: A name in front of a URL has at most so many characters, and a colon behind it.
+_MAX_NAME, _AROUND_NAME = 30, " \t*_#>|-:："
+_NAME = re.compile(rf"[ \t*_#>|-]*[^\s:：*][^:：.!?。！？]{{0,{_MAX_NAME - 1}}}[:：][ \t*_`<(]*")
 _CLAUSE_END = re.compile(r"[。！？!?；;，,](?=.)|\.\s+(?=.)")
 
 _NOT_IMAGES = (UrlKind.VIDEO, UrlKind.OTHER_FILE)
@@ -131,10 +143,22 @@ def leads_away(words: str, label: str) -> bool:
     return any(AWAY_WORDS.search(text) is not None for text in (last_clause(words), label[:MAX_LABEL]))
 
 
+def is_name(words: str) -> bool:
+    """Check for a name in front of a URL, in place of a sentence: "Depth map:"."""
+    return _NAME.fullmatch(words) is not None
+
+
+def names_result(words: str) -> bool:
+    """Check for a name that is one for the result: "Final image:", "Result"."""
+    name = words.strip(_AROUND_NAME)
+    return len(name) <= _MAX_NAME and RESULT_NAMES.search(name) is not None
+
+
 # Upstreams say the same words with each image, and patterns with words of many languages are slow.
 @lru_cache(4096)
 def _says_secondary(text: str) -> bool:
-    return any(pattern.search(text) for pattern in (PREVIEW_WORDS, INPUT_WORDS, ASIDE_WORDS))
+    is_marked = WATERMARKED.search(text) is not None and UNMARKED.search(text) is None
+    return is_marked or any(pattern.search(text) for pattern in (PREVIEW_WORDS, INPUT_WORDS, ASIDE_WORDS))
 
 
 @lru_cache(4096)

@@ -14,12 +14,14 @@ from app.extraction.copies import Copy, is_larger_copy, read_copy, smaller_copie
 from app.extraction.filters import (
     CandidateFilter,
     is_beside,
+    is_name,
     is_sample_code,
     is_secondary,
     is_unrelated,
     last_clause,
     leads_away,
     leads_to_larger_image,
+    names_result,
 )
 from app.extraction.guesses import unlikeliness
 from app.extraction.mentions import IMAGE_MARKUP, MarkupKind, UrlMention
@@ -221,7 +223,7 @@ def _in_bare_urls(content: MessageContent) -> Iterator[ImageCandidate]:
             # A URL that is all that the text says, but for its markup, is the answer.
             is_alone = len(text.visible.strip()) <= len(mention.url) + 4
             words = unlikeliness(mention.before, mention.label, mention.url)
-            unlikely = words - 2 * is_alone + is_auxiliary_key(mention.key)
+            unlikely = words - 2 * is_alone - text.has_own_line(mention) + is_auxiliary_key(mention.key)
             yield ImageCandidate(mention.url, unlikeliness=unlikely)
             if (shorter := without_last_words(mention.url)) != mention.url:
                 yield ImageCandidate(shorter, unlikeliness=unlikely + 1)
@@ -349,7 +351,8 @@ class _Extractor:
             found = self._without_copies(accepted)
             if primary := _without_download_links([image for image in found if not image.is_secondary]):
                 self._reject_secondary(found)
-                return primary
+                # The last images are returned where there are more than were asked for.
+                return sorted(primary, key=_is_named_result) if any(map(_is_named_otherwise, primary)) else primary
             if not secondary or _are_larger_copies(found, secondary):
                 secondary = found
         return secondary
@@ -398,6 +401,15 @@ def _are_larger_copies(images: Sequence[FoundImage], others: Sequence[FoundImage
     """Check for the larger copy of an image, each shown in another form."""
     is_few = len(images) * len(others) <= _MAX_COMPARED
     return is_few and any(is_larger_copy(one.url, other.url) for one in images for other in others)
+
+
+def _is_named_result(image: FoundImage) -> bool:
+    return image.shown_as is not None and any(map(names_result, image.shown_as))
+
+
+def _is_named_otherwise(image: FoundImage) -> bool:
+    """Check for an image with a name that is not one for the result: "Depth map:"."""
+    return image.shown_as is not None and is_name(image.shown_as[0]) and not _is_named_result(image)
 
 
 def _without_download_links(images: list[FoundImage]) -> list[FoundImage]:

@@ -6,6 +6,7 @@ which URL is downloaded first, so a language that is missing here costs a downlo
 
 import re
 
+from app.extraction.copies import MIN_RESULT, edge_of_label
 from app.extraction.filters import MAX_LABEL, is_secondary, is_unrelated, last_clause, leads_away
 from app.extraction.urls import UrlKind, classify_url
 from app.extraction.words import ELSEWHERE_WORDS, RESULT_WORDS
@@ -40,6 +41,7 @@ def unlikeliness(words: str, label: str, url: str) -> int:
         ELSEWHERE_WORDS.search(text) is not None,
         is_unrelated(words, label) or leads_away(words, label),
         is_secondary(words, label, url),
+        any(0 < edge_of_label(each) <= MIN_RESULT for each in (last_clause(words), label)),
         classify_url(url) is UrlKind.PAGE,
         _PAGE_PATH.search(address) is not None,
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from app.extraction.filters import MAX_LABEL, is_secondary, last_clause
+from app.extraction.groups import with_shared_words
 from app.extraction.mentions import IMAGE_MARKUP, UrlMention
 from app.extraction.own_links import ClientTexts
 from app.extraction.structured import JsonWalker
@@ -70,7 +71,8 @@ class MessageContent:
         found: list[tuple[ReplyText, UrlMention]] = []
         for text in self.texts:
             if self._around.url_budget > 0:
-                found += [(text, self._without_prompt(mention)) for mention in text.mentions]
+                mentions = [self._without_prompt(mention) for mention in text.mentions]
+                found += [(text, mention) for mention in with_shared_words(text.visible, mentions)]
                 self._around.url_budget -= len(text.mentions)
         return found
 

@@ -25,6 +25,8 @@ _AROUND_PROMPT = " \t>*_#`|-.…\"'“”„«»「」『』《》:："
 #: With fewer letters, words stand in the prompt and in the reply by chance: "logo"; within a long prompt, with fewer
 #: than many: "the original image".
 _LEAST_WORDS, _MUCH = 4, 40
+#: Characters of a text in which repeated words are looked for.
+_MAX_TEXT = 64 * 1024
 
 
 class ClientTexts:
@@ -45,7 +47,7 @@ class ClientTexts:
     @cached_property
     def _words(self) -> list[str]:
         """The texts that are no data URLs, in lower case and with single blanks."""
-        return [_plain_words(text) for text in self._texts if text[:5].lower() != "data:"]
+        return [_plain_words(text[:_MAX_TEXT]) for text in self._texts if text[:5].lower() != "data:"]
 
     def has_words(self, words: str) -> bool:
         """Check for words that repeat a text of the client: its beginning, or much of it."""

@@ -17,7 +17,15 @@ _REFUSAL = re.compile(
     | \bmoderation | \bprohibited\b | \binappropriate\b | \bsexual | \bcopyright | \bnot\ allowed\ to\ (generate|create)
     | \b(can(no|'|’)?t|unable\ to|won(t|'t|’t)|not\ able\ to)\ (help|assist|comply|fulfil|create\ that|generate\ that)
     | 违反 | 违规 | 敏感 | 内容政策 | 使用政策 | 安全(政策|策略|规范|系统|审核|准则) | 不合规 | 不适当 | 拒绝
-    | ポリシー | 利用規約 | 정책
+    | ポリシー | 利用規約 | 不適切 | 著作権 | 정책 | 위배 | 위반 | 부적절 | 저작권
+    | 違反 | 違規 | 內容政策 | 审核(未|不) | 審核(未|不) | 拦截 | 攔截 | 版权 | 版權
+    | \bverst(öß|oß|oss)\w* | richtlinie | urheberrecht | sicherheitsfilter | unangemessen
+    | \b(enfrei|contrev)\w+ | \bpol[ií]ti(ca|que)s?\ (de\ (conte|uso)|d['’]util) | (filtro|filtre)\ de\ s[eé][gc]ur
+    | \binfring\w+ | inapropiad | inapropriad | inadequad | inappropri[ée] | (derechos|direitos)\ (de\ autor|autorais)
+    | \bviola\ (l[aei]|gli|il|[ao]s?|nossa|nuestra|las?|los?)\b | in\ strijd\ met | inhoudsbeleid | ongepast
+    | bryter\ mot | innehållspolicy | \bnarusza | \bнаруша | \bпорушу | недопустим | неприемлем | авторск\w+\ прав
+    | (систем|фильтр)\w*\ безопасности | \bihlal | uygunsuz | güvenlik\ filtre | vi\ phạm | \bmelanggar
+    | (تنتهك|ينتهك|انتهاك) | مرشح\ الأمان | غير\ لائق | उल्लंघन | अनुचित | ละเมิด | ไม่เหมาะสม
     """,
     re.VERBOSE | re.IGNORECASE,
 )

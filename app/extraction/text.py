@@ -25,6 +25,8 @@ _MAX_DEPTH = 3
 #: Hidden parts of one kind that are removed. More are an attack: the text behind them is not read.
 _MAX_HIDDEN = 1000
 _MAX_FENCES = 50
+#: Characters of the markup around a URL that is alone in its line.
+_MAX_MARKUP = 4
 
 _REASONING = re.compile(
     r"<(think|thinking|thoughts?|reasoning|analysis|scratchpad|(?:seed|antml):think(?:ing)?)(?:\s[^<>]{0,200})?>"
@@ -133,6 +135,12 @@ class ReplyText:
     def run_of(self, mention: UrlMention) -> Base64Run | None:
         """Return the run of base64 that stands in place of a URL, `None` where it is a URL."""
         return resolve_run(mention.url, self.runs) if self.runs else None
+
+    def has_own_line(self, mention: UrlMention) -> bool:
+        """Return whether nothing but a URL, or its markup, stands in its line."""
+        before = self.visible[max(0, mention.start - _MAX_MARKUP - 1) : mention.start].rpartition("\n")[2]
+        behind = self.visible[mention.end : mention.end + _MAX_MARKUP + 1].partition("\n")[0]
+        return len(before.strip()) + len(behind.strip()) <= _MAX_MARKUP
 
     def _walk(self, values: list[Any]) -> JsonWalker:
         found = [value for value in values if value is not None]

@@ -46,7 +46,8 @@ POSTER_WORDS = compile_words(
 #: The image before the change, or what the client sent for it.
 INPUT_WORDS = compile_words(
     """
-    before original input source reference uploaded vorher eingabe* referenz* hochgeladen* ausgangsbild* avant
+    before original input source reference uploaded previous* earlier vorherig* précédent* anterior* precedent* vorige
+    poprzedni* предыдущ* 上一版 旧版 舊版 以前の 이전 vorher eingabe* referenz* hochgeladen* ausgangsbild* avant
     entrée référence* antes entrada referencia referência voor_de przed wejści* önce orijinal girdi referans
     sebelum asli masukan referensi trước ảnh_gốc исходн* оригинал* загруженн* вхідн* 修改前 编辑前 編輯前 原始 输入
     輸入 上传 上傳 参考图 參考圖 変更前 編集前 元画像 入力 参考画像 수정_전 편집_전 원본 입력 참고 قبل الأصلية
@@ -66,7 +67,9 @@ UNCHANGED_WORDS = compile_words("до 原图 原圖 元画像 元の画像 원�
 #: Images for something else: marks of the vendor, advertisements, similar images.
 ASIDE_WORDS = compile_words(
     """
-    similar logo icon avatar banner badge qr_code qr sponsor sponsored advert* ad ads werbung anzeige publicité
+    similar* ähnlich* simil* podobn* похож* recommended recommendations empfehlungen recommandations recomendaciones
+    recomendações you_may_also_like more_from 猜你喜欢 猜你喜歡 推荐 推薦 おすすめ 추천 打赏 打賞 赞赏 logo icon avatar
+    banner badge qr_code qr sponsor sponsored advert* ad ads werbung anzeige publicité
     publicidad publicidade pubblicità reclame reklam* reklama iklan quảng_cáo реклам* 类似 類似 示例 头像 頭像 图标
     圖標 广告 廣告 推广 推廣 赞助 贊助 二维码 二維碼 客服 広告 광고 إعلان विज्ञापन โฆษณา join_us follow_us
     相似 推荐 猜你喜欢 関連画像 ähnlich* similaire* parecid* semelhant* simili похож* подібн* benzer* 비슷한
@@ -92,6 +95,24 @@ RESULT_KEYS = compile_words(
     """
     ergebnis* ausgabe* résultat* sortie resultado* salida saída risultat* resultaat uitvoer wynik* sonuç* hasil
     kết_quả результат* вывод 结果 結果 输出 輸出 内容 內容 出力 결과 출력 نتيجة النتيجة परिणाम ผลลัพธ์
+    """
+)
+#: Names for the result beside other images.
+RESULT_NAMES = re.compile(
+    rf"{RESULT_KEYS.pattern}|\b(?:results?|final|output|edited|finished)\b|最终|最終|成品|完成图",
+    re.IGNORECASE,
+)
+#: A copy with the mark of a vendor over it, and what says that an image has none.
+WATERMARKED = compile_words(
+    """
+    watermark* wasserzeichen* filigran* marca_de_agua marca_d'água marca_d’água watermerk* znak*_wodn* водян*_знак*
+    vattenstämpel* 水印 浮水印 透かし ウォーターマーク 워터마크 علامة_مائية वॉटरमार्क ลายน้ำ
+    """
+)
+UNMARKED = compile_words(
+    """
+    no without free clean ohne sans sin sem senza zonder bez без utan filigransız 无 無 没有 去 除 なし 無し 없 제거
+    بدون बिना ไม่มี
     """
 )
 #: What announces the image: image, picture, result, download, here, done.
@@ -126,7 +147,8 @@ UNRELATED_WORDS = re.compile(
     r"\b(?:search results?|image search|web search|courtesy of|on the (?:web|internet)"
     r"|from (?:the )?(?:web|internet|google|bing|wiki\w*))\b"
     # Names of places for photos, whose spelling is the same in all languages.
-    r"|\b(?:unsplash|pexels|pixabay|shutterstock|wikimedia)\b"
+    r"|\b(?<!style of )(?:unsplash|pexels|pixabay|shutterstock|wikimedia)\b(?![ -]?(?:style|like|quality))"
+    r"|来自(?:网络|互联网)|來自網路|网上找|(?:ウェブ|ネット)で見つ|인터넷에서 찾"
     r"|\b(?:sources?|ref(?:erence)?s?|citations?|quellen?|fuentes?|fonti?|fontes?|bronn?en?|źródł[oa]|kaynak|sumber|nguồn|источники?)"
     r"\s?[:：]|搜索结果|搜尋結果|(?:来源|來源|出典|출처|المصدر|स्रोत|ที่มา)\s?[:：]"
     r"|出处|參考資料|参考资料|参考链接|扫码|加群|交流群|关注.{0,8}公众号",

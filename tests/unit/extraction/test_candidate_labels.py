@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.extraction.filters import is_secondary, is_unrelated, last_clause, leads_away
+from app.extraction.filters import is_name, is_secondary, is_unrelated, last_clause, leads_away, names_result
 from app.extraction.own_links import ClientTexts
 
 URL = "https://cdn.example.com/gen/a1.png"
@@ -22,6 +22,11 @@ URL = "https://cdn.example.com/gen/a1.png"
         ("", "", "https://cdn.example.com/a1_thumb.webp?x=1", True),
         ("", "", "https://cdn.example.com/a1.png?from=preview", False),
         ("", f"{'a red fox ' * 9}preview", URL, False),
+        ("With watermark:", "", URL, True),
+        ("Without watermark:", "", URL, False),
+        ("无水印：", "", URL, False),
+        ("", "", "https://cdn.example.com/a1_watermark.png", True),
+        ("", "", "https://cdn.example.com/a1_no_watermark.png", False),
     ],
 )
 def test_a_secondary_image_is_known_by_words_label_or_path(words: str, label: str, url: str, secondary: bool) -> None:
@@ -53,6 +58,21 @@ def test_an_unrelated_image_is_known_by_words(words: str, label: str, unrelated:
 )
 def test_an_image_beside_the_result_may_stand_in_documentation(words: str, label: str, away: bool) -> None:
     assert leads_away(words, label) is away
+
+
+@pytest.mark.parametrize(
+    ("words", "named", "result"),
+    [
+        ("Depth map: ", True, False),
+        ("**Result:** ", True, True),
+        ("输出：", True, True),
+        ("Let me try again.", False, False),
+        ("A sentence that goes on for much longer than names do: ", False, False),
+        ("the result of all of my attempts at painting:", False, False),
+    ],
+)
+def test_a_name_in_front_of_an_image_is_told_from_a_sentence(words: str, named: bool, result: bool) -> None:
+    assert (is_name(words), names_result(words)) == (named, result)
 
 
 PROMPT = "Edit this: keep the original image, but  paint a red fox with a hat in the foreground"
