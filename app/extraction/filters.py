@@ -14,6 +14,7 @@ from app.extraction.urls import UrlKind, classify_url, file_name, is_placeholder
 from app.extraction.words import (
     ASIDE_WORDS,
     AWAY_WORDS,
+    CHANGED_WORDS,
     INPUT_WORDS,
     PREVIEW_WORDS,
     RESULT_NAMES,
@@ -40,6 +41,12 @@ _SECONDARY_PATH = re.compile(
 _PROGRESS = re.compile(r"\b[0-9]{1,3}\s?%|progress|进度", re.IGNORECASE)
 _SAMPLE_CODE = re.compile(
     r"(?:^|[\s$>#`])(?:curl|wget|aria2c|axel|iwr|Invoke-WebRequest|https?ie?)\s(?:.*\s)?[\"'`<(]?$|[\w.](?<!\burl)\([rf]?[\"'`]$",
+    re.IGNORECASE,
+)
+_ORIGINAL_SIZE = re.compile(
+    r"\boriginal(?:er?|n?e)?[- ]?(?:size|resolution|quality|größe|auflösung)|(?:taille|résolution) originale"
+    r"|(?:tamaño|tamanho|resolución|resolução) original"
+    r"|原始(?:尺寸|大小|分辨率|解析度)|元のサイズ|원본 (?:크기|해상도)",
     re.IGNORECASE,
 )
 #: A name in front of a URL has at most so many characters, and a colon behind it.
@@ -151,13 +158,15 @@ def is_name(words: str) -> bool:
 def names_result(words: str) -> bool:
     """Check for a name that is one for the result: "Final image:", "Result"."""
     name = words.strip(_AROUND_NAME)
-    return len(name) <= _MAX_NAME and RESULT_NAMES.search(name) is not None
+    return len(name) <= _MAX_NAME and any(pattern.search(name) for pattern in (RESULT_NAMES, CHANGED_WORDS))
 
 
 # Upstreams say the same words with each image, and patterns with words of many languages are slow.
 @lru_cache(4096)
 def _says_secondary(text: str) -> bool:
     is_marked = WATERMARKED.search(text) is not None and UNMARKED.search(text) is None
+    # "Original resolution" says how large an image is, "original" that it is the one before the change.
+    text = _ORIGINAL_SIZE.sub("", text)
     return is_marked or any(pattern.search(text) for pattern in (PREVIEW_WORDS, INPUT_WORDS, ASIDE_WORDS))
 
 
@@ -175,6 +184,7 @@ def is_sample_code(words: str) -> bool:
 def last_clause(words: str) -> str:
     """Return the clause that is about the URL behind it.
 
-    In "from your reference, here is the picture: …" the first clause is about another image.
+    In "from your reference, here is the picture: …" the first clause is about another image. A name such as
+    "input_image" becomes words.
     """
-    return _CLAUSE_END.split(words.rstrip(" ，,。"))[-1]
+    return _CLAUSE_END.split(words.rstrip(" ，,。"))[-1].replace("_", " ")

@@ -254,7 +254,7 @@ def _read_html(
     position = start - len(before) + opening
     words = _last_line(text[_end_of_markup(text, previous) : position])
     inside = (before[opening:], text[end : _end_of_tag(text, end)])
-    label = _alt(inside[0]) or _alt(inside[1])
+    label = next(filter(None, (_value(part, name) for name in ("alt=", "class=") for part in inside)), "")
     picture = before.rfind("<picture", before.rfind("</picture") + 1)
     position = start - len(before) + picture if picture >= 0 else position
     mention = UrlMention(kind, url, start, end, label, words, tag=(attribute, position))
@@ -295,9 +295,9 @@ def _end_of_tag(text: str, position: int) -> int:
     return end.end() if end else position
 
 
-def _alt(tag: str) -> str:
-    """Return the value of the alt attribute of an HTML tag."""
-    _, found, rest = tag.rpartition("alt=")
+def _value(tag: str, name: str) -> str:
+    """Return the value of an attribute in a part of an HTML tag. `name`: with its equals sign."""
+    _, found, rest = tag.rpartition(name)
     return rest[1:].partition(rest[:1])[0] if found and rest else ""
 
 

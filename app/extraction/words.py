@@ -99,8 +99,7 @@ RESULT_KEYS = compile_words(
 )
 #: Names for the result beside other images.
 RESULT_NAMES = re.compile(
-    rf"{RESULT_KEYS.pattern}|\b(?:results?|final|output|edited|finished)\b|最终|最終|成品|完成图",
-    re.IGNORECASE,
+    rf"{RESULT_KEYS.pattern}|\b(?:results?|final|output|finished)\b|最终|最終|完成图", re.IGNORECASE
 )
 #: A copy with the mark of a vendor over it, and what says that an image has none.
 WATERMARKED = compile_words(
