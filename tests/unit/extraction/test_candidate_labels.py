@@ -71,7 +71,7 @@ def test_an_image_beside_the_result_may_stand_in_documentation(words: str, label
         ("the result of all of my attempts at painting:", False, False),
     ],
 )
-def test_a_name_in_front_of_an_image_is_told_from_a_sentence(words: str, named: bool, result: bool) -> None:
+def test_a_name_in_front_of_an_image_is_no_sentence(words: str, named: bool, result: bool) -> None:
     assert (is_name(words), names_result(words)) == (named, result)
 
 
