@@ -166,9 +166,14 @@ def is_base64_of_image(text: str) -> bool:
     run = _BASE64.match(text[:_SAMPLE])
     if run is None or len(run[0]) < _MIN_BASE64:
         return False
-    plain = re.sub(r"[\s\\]|=.*", "", run[0].replace("%2B", "+").replace("%2F", "/")).translate(_STANDARD_ALPHABET)
+    # Up to what is no base64 after all: a percent sign in prose, or padding.
+    plain = re.split("[%=]", re.sub(r"[\s\\]", "", _unescape(run[0])), maxsplit=1)[0].translate(_STANDARD_ALPHABET)
     plain = plain[: _HEAD * 4 // 3]
     return sniff(pybase64.b64decode(plain[: len(plain) // 4 * 4])) is not None
+
+
+def _unescape(text: str) -> str:
+    return re.sub("%2F", "/", re.sub("%2B", "+", text, flags=re.IGNORECASE), flags=re.IGNORECASE)
 
 
 _STANDARD_ALPHABET = str.maketrans("-_", "+/")
