@@ -23,7 +23,7 @@ _HEARTBEATS_AT_ONCE, _MAX_UNPUBLISHED = 200, 1000
 #: One hash tag in all keys keeps them on one node of a cluster.
 _PREFIX = "limner:{jobs}:"
 
-_TAKEN_OVER = "Another replica of this server has taken over the question. Please ask again: that costs nothing more."
+_TAKEN_OVER = "Another replica of this server has taken over the request. Please ask again: that costs nothing more."
 
 
 J = TypeVar("J", bound=SharedJob)
