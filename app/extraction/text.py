@@ -25,6 +25,8 @@ _MAX_DEPTH = 3
 #: Hidden parts of one kind that are removed. More are an attack: the text behind them is not read.
 _MAX_HIDDEN = 1000
 _MAX_FENCES = 50
+#: Numbered entities that are read in one text. An escaped URL has a dozen.
+_MAX_ENTITIES = 10_000
 #: Characters of the markup around a URL that is alone in its line.
 _MAX_MARKUP = 4
 
@@ -76,6 +78,8 @@ _ESCAPES = (
     *(("\\u0026", "&"), ("\\u003c", "<"), ("\\u003C", "<"), ("\\u003e", ">"), ("\\u003E", ">"), ("\\u0022", '"')),
     *((f"\\{character}", character) for character in '_&~=#*-.![]()"'),
 )
+#: Invisible characters with which pages let a long URL break into lines, behind signs within the URL.
+_BREAK_HINT = re.compile(r"(?<=[/?&=])[\u200b\u00ad]+(?=[A-Za-z0-9])")
 #: An entity that was escaped again: "&amp;lt;", "&amp;amp;quot;".
 _ESCAPED_ENTITY = re.compile(r"&(?:amp;)+(?=(?:lt|gt|quot|#34|#39|#x27|amp);)")
 #: Numbered entities of printable ASCII, as template engines write slashes. Quotes, brackets of tags and backslashes
@@ -163,7 +167,9 @@ def _plain_slashes(text: str) -> str:
     """Return the text without the escapes of slashes in JSON and HTML, which would hide that there is a URL."""
     for escape in ("\\/", "\\u002f", "\\u002F"):
         text = text.replace(escape, "/")
-    return _NUMBERED_ENTITY.sub(lambda entity: html.unescape(entity[0]), text) if "&#" in text else text
+    if "&#" not in text:
+        return text
+    return _NUMBERED_ENTITY.sub(lambda entity: html.unescape(entity[0]), text, count=_MAX_ENTITIES)
 
 
 def _without_percents(text: str) -> str:
@@ -174,6 +180,8 @@ def _without_percents(text: str) -> str:
 
 
 def _visible(text: str) -> str:
+    if "\u200b" in text or "\u00ad" in text:
+        text = _BREAK_HINT.sub("", text)
     if "&amp;" in text:
         text = _ESCAPED_ENTITY.sub("&", text)
     for sign, table in (("\\", _ESCAPES), ("&", _ENTITIES)):

@@ -87,6 +87,7 @@ _NEXT_ENTRY = re.compile(r"(?<=png|jpg|gif|ebp|peg),(?=[a-z]{1,10}=)")
 _NEXT_WORDS = re.compile(rf"(?<=\.)(?:{_IMAGE})(?=[(,;'])", re.IGNORECASE)
 _LAST_WORDS = re.compile(r"[(,;'][^/?#]{0,200}$")
 _NON_ASCII = re.compile(r"[^\x00-\x7f]")
+_KEYCAP = re.compile("\ufe0f?\u20e3")
 _NON_ASCII_IMAGE = re.compile(rf".*\.(?:{_IMAGE})(?![A-Za-z0-9])(?:\?[!-~]*)?", re.IGNORECASE)
 #: The rest of a file name that contains blanks, up to the closing `>`, quote or parenthesis.
 _REST_IN_MARKUP = re.compile(r"([ ][^\n()<>\"']{1,300})[>\"']")
@@ -270,7 +271,8 @@ def _cut_non_ascii(url: str) -> str:
     other = _NON_ASCII.search(url)
     if other is None:
         return url
-    head = url[: other.start()]
+    # A digit before the mark of a keycap is no part of the URL: "…/fox.png2️⃣".
+    head = url[: other.start() - (_KEYCAP.match(url, other.start()) is not None)]
     name = _NON_ASCII_IMAGE.match(url, other.start())
     if name is None or (classify_url(head) is UrlKind.IMAGE and "?" not in head):
         return head
