@@ -154,7 +154,8 @@ class BooleanParam:
         return value
 
     def from_form(self, name: str, parts: Sequence[FormPart]) -> bool:
-        text = single_text(name, parts, "a boolean")
+        # The `requests` of Python writes `True`.
+        text = single_text(name, parts, "a boolean").lower()
         if text not in {"true", "false"}:
             raise not_convertible(name, "a boolean")
         return text == "true"
