@@ -33,7 +33,7 @@ _MAX_TRACKING_EDGE = 3
 _MAX_PATH = 300
 
 _SECONDARY_PATH = re.compile(
-    r"(?:^|[/_.-])(?:thumb(?:nail)?s?|previews?|drafts?|tmb|logo|icons?|favicon|avatars?|banners?|qr(?:code)?|ads?"
+    r"(?:^|[/_.-])(?:thumb(?:nail)?s?|previews?|drafts?|tmb|logo|icons?|favicons?|emojis?|flags?|avatars?|banners?|qr(?:code)?|ads?"
     r"|advert\w*|(?<!no[_-])(?<!non[_-])(?<!without[_-])watermark(?:ed)?)(?=[/_.?-]|$)",
     re.IGNORECASE,
 )
