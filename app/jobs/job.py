@@ -26,14 +26,19 @@ class JobKey:
         fingerprint: Digest of all fields and of the checksums of all input images.
         key: The client's idempotency key, if it sent one.
         is_retry: The client says that it is repeating a request. Not a part of the identity.
-        is_unique: No other request can have this key.
+        is_task: The result is kept for as long as one under an idempotency key. Not a part of the identity.
     """
 
     caller: str
     fingerprint: str
     key: str | None = None
     is_retry: bool = False
-    is_unique: bool = False
+    is_task: bool = False
+
+    @property
+    def is_kept_long(self) -> bool:
+        """Whether the result is kept for as long as idempotency keys are."""
+        return self.is_task or self.key is not None
 
     @property
     def group(self) -> tuple[str, str]:

@@ -63,7 +63,7 @@ class JobRegistry:
 
         Args:
             ttl: For undelivered results.
-            key_ttl: For results under an idempotency key.
+            key_ttl: For results under an idempotency key, and for those of tasks.
             max_retained: Jobs at most.
             max_retained_bytes: Bytes of their images at most.
             delivered_ttl: For delivered results, which only requests get that say they are retries.
@@ -185,7 +185,7 @@ class JobRegistry:
     def _ttl_of(self, job: Job) -> float:
         if job.is_only_for_retries:
             return self._delivered_ttl
-        return self._ttl if job.key.key is None else self._key_ttl
+        return self._key_ttl if job.key.is_kept_long else self._ttl
 
     def drop(self, job: Job) -> None:
         """Forget a job and close its spool."""

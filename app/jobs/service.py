@@ -135,9 +135,8 @@ class ImageService:
             try:
                 request = apply_key_policy(submission.caller.key, submission.request)
                 key = job_key(request, submission.caller, submission.idempotency_key, is_retry=submission.is_retry)
-                if (request.as_task or request.webhook_url) and key.key is None:
-                    # A key that no client can send: a task is known for as long as one with a key of the client's.
-                    key = replace(key, key=f"task {submission.id}", is_unique=True)
+                if request.as_task or request.webhook_url:
+                    key = replace(key, is_task=True)
                 async with self.registry.lock(key):
                     return await self._join_or_start(key, request, submission)
             except BaseException:  # reason: tidied up, and raised again

@@ -447,11 +447,13 @@ function commands.take_over()
   return {'ok', args.fields.async}
 end
 
--- End the lease of this replica's readers, who may have been delivered the result.
+-- End the lease of this replica's readers, who may have been delivered the result. Whoever comes back later for one by its id
+-- or its idempotency key finds it still.
 function commands.unsubscribe()
   redis.call('ZREM', readers_key(args.id), args.reader)
   local record = read(args.id)
-  if record and record.has_outcome and args.delivered and record.keyed ~= '1' then
+  local is_kept = record and (record.keyed == '1' or record.async == '1')
+  if record and record.has_outcome and args.delivered and not is_kept then
     mark_delivered(args.id)
   elseif record then
     index(group, args.id)

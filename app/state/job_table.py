@@ -64,7 +64,7 @@ class JobTable(Generic[J]):
         timings: SharingTimings = DEFAULT_TIMINGS,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        """Keep outcomes for `ttl` seconds, and for `key_ttl` seconds under an idempotency key."""
+        """Keep outcomes for `ttl` seconds, and for `key_ttl` those of tasks and under an idempotency key."""
         self._state = state
         self._ttl, self._key_ttl = ttl, key_ttl
         self._timings = timings
@@ -125,7 +125,7 @@ class JobTable(Generic[J]):
         if not self.is_shared:
             return None
         claim = partial(self._claim, job_id, key, is_async=is_async, unread=unread)
-        reply = await claim(has_waited=key.is_unique)
+        reply = await claim()
         while reply.answer == "young":
             # Redis may lose its data once more while this waits: then the table is a new one.
             milliseconds, epoch = reply.value.decode().split()
@@ -223,7 +223,7 @@ class JobTable(Generic[J]):
         Raises:
             ServiceUnavailable: Another replica has taken the job over.
         """
-        ttl = self._ttl if job.key.key is None else self._key_ttl
+        ttl = self._key_ttl if job.key.is_kept_long else self._ttl
         is_published = await self._publish(job, outcome, ttl=self._timings.delivery_lease if briefly else ttl)
         if is_published:
             self.untrack(job)
@@ -430,7 +430,7 @@ class JobTable(Generic[J]):
 
     def _retention(self, key: SharedKey) -> float:
         """Return how long a record is kept: a dead owner is remembered for as long as its outcome would be."""
-        return max(self._ttl if key.key is None else self._key_ttl, 4 * self._timings.dead_after)
+        return max(self._key_ttl if key.is_kept_long else self._ttl, 4 * self._timings.dead_after)
 
     async def _call(
         self,

@@ -8,7 +8,7 @@ from redis import Redis
 
 from app.errors import ImageUnavailable, ServiceUnavailable
 from app.jobs.job import Job, JobKey
-from tests.support.job_tables import EPOCH, REACHED, Replica, fail, finish, follow, play, stop_heartbeat
+from tests.support.job_tables import EPOCH, REACHED, RECORD, Replica, fail, finish, follow, play, stop_heartbeat
 from tests.support.join_cases import KEYED, ME, RETRY
 from tests.support.redis import RedisServer
 
@@ -63,6 +63,27 @@ def test_a_job_that_is_taken_over_stays_asynchronous(server: RedisServer, redis:
         assert (await one.table.lookup("req_1", ME.caller)).answer == "done"
 
     redis.set("limner:{jobs}:epoch", 0)
+    play(scene, server)
+
+
+def test_a_result_that_its_client_comes_back_for_stays_when_a_follower_has_got_it(
+    server: RedisServer, redis: Redis
+) -> None:
+    """The follower has joined while the image was had once more."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        await fail(one, ImageUnavailable("404"), is_async=True, paid=True)
+        follower = await follow(other)
+        job = await follow(one, reader="req_3", key=RETRY)
+        assert await one.table.take_over(job)
+        await other.table._call("poll", follower.id, follower.key, reader=follower.reader_id)
+        await finish(one, job, delivered=True)
+        follower.delivered = True
+        assert await other.table.unsubscribe(follower)
+        assert redis.ttl(RECORD) > 500
+        assert (await one.table.lookup("req_1", ME.caller)).answer == "done"
+
+    redis.set(EPOCH, 0)
     play(scene, server)
 
 

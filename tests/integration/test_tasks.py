@@ -194,6 +194,23 @@ def test_a_failed_task_has_the_error_that_a_waiting_client_would_get(demo: Runni
     assert "result" not in failed
 
 
+@pytest.mark.parametrize("path", [SUBMIT, "/v1/images/generations"], ids=["another task", "a client that waits"])
+def test_an_equal_request_brings_the_image_of_a_task_that_could_not_be_delivered(
+    path: str, demo: RunningDemo, stack: ExitStack
+) -> None:
+    """It was paid for. The task is completed then, too."""
+    client = run(stack, demo, "missing-image-3", fetch_timeout=0.3)
+    task = client.submit()
+    failed = client.wait(task)
+    assert (failed["status"], failed["error"]["code"]) == ("failed", "image_download_failed")
+    again = client.ask("POST", path, json=GENERATION)
+    assert again.is_success
+    assert path != SUBMIT or again.json()["id"] == task["id"]
+    assert client.wait(task)["status"] == "completed"
+    assert client.poll(task)["expires_at"] > time.time() + DAY - 60
+    assert demo.state.calls == 1
+
+
 def test_bytes_are_sent_where_they_are_wanted_with_a_link_beside_them(demo: RunningDemo, stack: ExitStack) -> None:
     client = run(stack, demo, "data-url")
     task = client.submit({**GENERATION, "response_format": "b64_json"})
