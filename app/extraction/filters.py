@@ -172,7 +172,9 @@ def _says_secondary(text: str) -> bool:
 
 @lru_cache(4096)
 def _says_unrelated(text: str) -> bool:
-    return UNRELATED_WORDS.search(text) is not None
+    found = UNRELATED_WORDS.finditer(text)
+    # "Light sources: two lamps" says what an image shows: a name in front of other words begins its clause.
+    return any(match.start() == 0 or match.end() == len(text.rstrip()) or match[0][-1] not in ":：" for match in found)
 
 
 def is_sample_code(words: str) -> bool:

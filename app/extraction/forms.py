@@ -10,7 +10,8 @@ from itertools import groupby
 from typing import Any
 
 from app.extraction.base64_runs import Base64Run
-from app.extraction.copies import Copy, is_larger_copy, read_copy, smaller_copies
+from app.extraction.copies import Copy, edge_of_label, is_larger_copy, read_copy, smaller_copies
+from app.extraction.deletions import is_deleted
 from app.extraction.filters import (
     CandidateFilter,
     is_beside,
@@ -32,6 +33,7 @@ from app.extraction.structured import NO_JSON, ImageField, is_auxiliary_key, wal
 from app.extraction.text import ReplyText
 from app.extraction.tool_calls import images_in_calls, join_calls
 from app.extraction.urls import UrlKind, classify_url, file_name, may_be_image, without_last_words
+from app.extraction.words import UNCHANGED_WORDS
 from app.protocol.chat_reply import ChatReply
 from app.protocol.validation_errors import truncate
 from app.protocol.values import value_class
@@ -40,6 +42,8 @@ from app.protocol.values import value_class
 _MAX_GUESSES = 4
 #: Pairs of images that are compared to find out which is larger.
 _MAX_COMPARED = 64
+#: Pixels of an edge that a label must mean to lead to a larger copy than is shown: "HD", "Full size", "4K".
+_LARGE = 2048
 #: Characters of a rejected candidate that are shown.
 MAX_CANDIDATE = 200
 
@@ -172,6 +176,7 @@ def _candidate(
 ) -> ImageCandidate:
     rejection, run = "", text.run_of(mention)
     secondary = is_beside or content.is_origin(mention) or is_secondary(mention.before, mention.label, mention.url)
+    secondary = secondary or is_deleted(text.visible, mention.start, mention.end)
     leads_elsewhere = leads_away(mention.before, mention.label)
     is_shown = mention.kind in IMAGE_MARKUP
     if (
@@ -214,6 +219,15 @@ def _in_image_urls(kind: MarkupKind) -> Callable[[MessageContent], Iterable[Imag
     return find
 
 
+def _in_link_labels(content: MessageContent) -> Iterator[ImageCandidate]:
+    """Yield links to images that nothing speaks against: "original" may as well be the image before a change."""
+    for kind in (MarkupKind.LINK, MarkupKind.PLAIN):
+        for candidate in _in_image_urls(kind)(content):
+            is_doubtful = any(map(UNCHANGED_WORDS.search, candidate.shown_as or ()))
+            if not (candidate.is_secondary or candidate.rejection or is_doubtful):
+                yield candidate
+
+
 def _in_bare_urls(content: MessageContent) -> Iterator[ImageCandidate]:
     """Yield URLs that may lead to anything. Words decide only which of them is looked at first."""
     for text, mention in content.mentions:
@@ -224,6 +238,7 @@ def _in_bare_urls(content: MessageContent) -> Iterator[ImageCandidate]:
             is_alone = len(text.visible.strip()) <= len(mention.url) + 4
             words = unlikeliness(mention.before, mention.label, mention.url)
             unlikely = words - 2 * is_alone - text.has_own_line(mention) + is_auxiliary_key(mention.key)
+            unlikely += is_deleted(text.visible, mention.start, mention.end)
             yield ImageCandidate(mention.url, unlikeliness=unlikely)
             if (shorter := without_last_words(mention.url)) != mention.url:
                 yield ImageCandidate(shorter, unlikeliness=unlikely + 1)
@@ -265,6 +280,8 @@ FORMS = (
 )
 #: The forms that need no text to be searched: those of the first two ranks.
 _STRUCTURED = frozenset(form.name for form in FORMS if form.rank < 2)
+#: The forms that show an image in the markup of a text.
+_MARKUP_FORMS = frozenset(form.name for form in FORMS if form.rank == 3)
 #: The rank of the forms whose candidates are only guesses.
 _GUESSES = 9
 
@@ -351,11 +368,34 @@ class _Extractor:
             found = self._without_copies(accepted)
             if primary := _without_download_links([image for image in found if not image.is_secondary]):
                 self._reject_secondary(found)
+                primary = self._larger_copy(content, primary) or primary
                 # The last images are returned where there are more than were asked for.
                 return sorted(primary, key=_is_named_result) if any(map(_is_named_otherwise, primary)) else primary
             if not secondary or _are_larger_copies(found, secondary):
                 secondary = found
         return secondary
+
+    def _larger_copy(self, content: MessageContent, images: Sequence[FoundImage]) -> list[FoundImage]:
+        """Return the largest copy of the only image, if a link beside it leads to one, as its label or name says.
+
+        It stands for the image: where it cannot be had, the reply is searched again without it.
+        """
+        if len(images) != 1 or images[0].shown_as is None or images[0].form not in _MARKUP_FORMS:
+            return []
+        shown, largest = images[0], max(map(edge_of_label, images[0].shown_as))
+        larger: list[FoundImage] = []
+        for candidate in _in_link_labels(content):
+            words = candidate.shown_as or ()
+            edge = max([*map(edge_of_label, words), _LARGE * is_larger_copy(str(candidate.value), shown.url)])
+            url, _ = self.candidate_filter.check(candidate.value)
+            if url and edge >= _LARGE and edge > largest:
+                larger, largest = [FoundImage(url, "link", shown_as=candidate.shown_as)], edge
+        if larger:
+            self._reject_copy(shown)
+        return larger
+
+    def _reject_copy(self, image: FoundImage) -> None:
+        self.rejected.append(RejectedCandidate(_shorten(image.url), image.form, "it is a smaller copy of the result"))
 
     def guess(self, content: MessageContent) -> Iterator[tuple[int, FoundImage]]:
         """Yield each guess with its unlikeliness."""
@@ -386,8 +426,7 @@ class _Extractor:
         shown = [read_copy(image.url, *image.shown_as) if image.shown_as else Copy(image.url, 0) for image in found]
         smaller = smaller_copies(shown)
         for position in sorted(smaller):
-            reason = "it is a smaller copy of the result"
-            self.rejected.append(RejectedCandidate(_shorten(found[position].url), found[position].form, reason))
+            self._reject_copy(found[position])
         return [image for position, image in enumerate(found) if position not in smaller]
 
     def _reject_secondary(self, found: Iterable[FoundImage]) -> None:

@@ -1,10 +1,12 @@
 """Explain a reply without an image: a refusal by a safety system, or a model that only talked."""
 
 import re
+from collections.abc import Sequence
 
 from app.errors import ApiError, ModerationBlocked, NoImageInReply, UpstreamInvalidReply
 from app.extraction.reasons import ReplyReasons, find_reasons
 from app.extraction.text import visible_text
+from app.extraction.words import ELSEWHERE_WORDS
 from app.protocol.chat_reply import ChatReply
 from app.protocol.redaction import redact_keys, redact_secrets
 from app.protocol.validation_errors import truncate
@@ -30,6 +32,10 @@ _REFUSAL = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 
+#: Hosts that belong to nobody: RFC 2606.
+_RESERVED_HOST = re.compile(
+    r"https?://(?:[^/?#@]*[.])?(?:example\.(?:com|net|org)|example|invalid|test)(?::[0-9]*)?(?:[/?#]|$)", re.IGNORECASE
+)
 #: Characters of the model's words, and of one reason, that an error message quotes.
 _MAX_QUOTED, _MAX_REASON = 300, 160
 #: Characters that are searched for a refusal, which comes at the start.
@@ -41,6 +47,16 @@ def is_refusal(reply: ChatReply) -> bool:
     if reply.refusal or any(reason.is_refusal for reason in find_reasons(reply).reasons):
         return True
     return _REFUSAL.search(visible_text(reply)[:_MAX_SEARCHED]) is not None
+
+
+def shows_samples(reply: ChatReply, urls: Sequence[str]) -> bool:
+    """Check for a reply that declines, and whose images are addresses for documentation, as RFC 2606 reserves them.
+
+    To be asked about images that cannot be had only: a test may well serve images under such a name.
+    """
+    if not urls or not all(map(_RESERVED_HOST.match, urls)):
+        return False
+    return is_refusal(reply) or ELSEWHERE_WORDS.search(visible_text(reply)[:_MAX_SEARCHED]) is not None
 
 
 def no_image_error(reply: ChatReply | None) -> ApiError:

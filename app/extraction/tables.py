@@ -1,4 +1,7 @@
-"""Find the headers of columns and rows in tables of Markdown and HTML: they say what the images there are."""
+"""Find the headers of columns, rows and sections in tables and data: they say what the images there are.
+
+Tables are those of Markdown, HTML and CSV; sections those of YAML and TOML.
+"""
 
 import re
 
@@ -14,6 +17,13 @@ _MARKUP = re.compile(r"!?\[|<")
 #: Parts of a table in HTML.
 _CELL = re.compile(r"<t[dh]\b[^<>]{0,200}>")
 _TAG = re.compile(r"<[^<>]{0,200}>?")
+#: A row of names in CSV, in which no sentence fits.
+_CSV_HEADER = re.compile(r"[\"']?\w[\w .-]{0,30}[\"']?(?:[,;\t][\"']?\w[\w .-]{0,30}[\"']?){1,30}")
+#: A key of YAML or TOML in front of its value, one that opens a section, and the name of a table in TOML.
+_KEY = re.compile(r"([ \t]*)(?:- )?[\"']?([\w-]{1,30})[\"']?[ \t]*[:=][ \t]*[\"'<]?")
+_SECTION = re.compile(r"([ \t]*)(?:- )?[\"']?([\w-]{1,30})[\"']?:[ \t\r]*")
+_TOML_TABLE = re.compile(r"\[{1,2}([\w.-]{1,60})\]{1,2}[ \t\r]*")
+_MAX_SECTION = 30
 
 
 def words_in_table(text: str, position: int) -> str:
@@ -21,7 +31,8 @@ def words_in_table(text: str, position: int) -> str:
 
     The text is empty outside of tables, in headers, and where the table is too long.
     """
-    return _words_in_markdown(text, position) or _words_in_html(text, position)
+    readers = (_words_in_markdown, _words_in_html, _words_in_csv, _words_in_section)
+    return next(filter(None, (read(text, position) for read in readers)), "")
 
 
 def _words_in_markdown(text: str, position: int) -> str:
@@ -59,3 +70,29 @@ def _words_in_html(text: str, position: int) -> str:
 
 def _texts_of_cells(row: str) -> list[str]:
     return [_TAG.sub(" ", cell).strip() for cell in _CELL.split(row)[1:]]
+
+
+def _words_in_csv(text: str, position: int) -> str:
+    before = text[max(0, position - _MAX_TABLE) : position]
+    *lines, row = before.split("\n")
+    row += text[position : position + _MAX_ROW].partition("\n")[0]
+    separator = next((each for each in "\t;," if lines and each in lines[-1] and each in row), "")
+    if not separator:
+        return ""
+    header = ""
+    while lines and lines[-1].count(separator) == row.count(separator):
+        header = lines.pop().rstrip("\r")
+    column = before.rpartition("\n")[2].count(separator)
+    return header.split(separator)[column].strip(" \"'") if _CSV_HEADER.fullmatch(header) else ""
+
+
+def _words_in_section(text: str, position: int) -> str:
+    *lines, row = text[max(0, position - _MAX_ROW) : position].split("\n")
+    key = _KEY.fullmatch(row)
+    for line in reversed(lines[-_MAX_SECTION:] if key else ()):
+        section = _SECTION.fullmatch(line)
+        if table := _TOML_TABLE.fullmatch(line):
+            return f"{table[1]} {key[2]}: " if key else ""
+        if key and section and len(section[1]) < len(key[1]):
+            return f"{section[2]} {key[2]}: "
+    return ""

@@ -96,6 +96,15 @@ _REST_IN_MARKDOWN = re.compile(r"([ ](?:[^\n()<>\"]|\([^\n()<>\"]{0,60}\)){1,300
 _END_OF_MARKDOWN = re.compile(r"\s+(?:[\"'“]|\([^()\n]{0,300}\)\s*\)|=[0-9%]*x)|\s*[>)]")
 
 
+#: How a URL goes on behind a line break, or behind characters that nobody sees, up to the end of its markup.
+_WRAPPED = re.compile(
+    rf"(?:(?:[{_INVISIBLE}]+|[ \t]*\r?\n[ \t]*)[\w./?&=%~+:@!$*;,-]{{1,2000}}){{1,8}}(?=[ \t\r\n]*[)>\"'])"
+)
+#: How one goes on in prose.
+_CONTINUED = re.compile(rf"(?:[{_INVISIBLE}]+[A-Za-z0-9./?&=%~+_-]{{1,2000}}){{1,8}}")
+_BREAKS = re.compile(rf"[\s{_INVISIBLE}]+")
+
+
 class UrlKind(Enum):
     """What a URL looks like. The values complete the sentence "it leads to …" of a rejection."""
 
@@ -177,7 +186,9 @@ def read_bare_url(text: str, start: int, *, in_emphasis: bool) -> tuple[str, int
         return _read_mark(text, start)
     if match.end() - start > MAX_URL_LENGTH:
         return "", match.end()
-    url = text[start : match.end()]
+    url, end = _continue(text, text[start : match.end()], match.end(), _CONTINUED)
+    if end > match.end():
+        return url, end
     following = _NEXT_URL.search(url, 8) if "://" in url[8:] else None
     if following is None and "," in url:
         following = _NEXT_ENTRY.search(url)
@@ -187,6 +198,15 @@ def read_bare_url(text: str, start: int, *, in_emphasis: bool) -> tuple[str, int
     url = _cut_non_ascii(_cut_parenthesis(url)).rstrip(".,;:!?'*~$%" + ("_" if in_emphasis else ""))
     url = url.removesuffix("==") if text.startswith("==", start - 2) else url
     return url, start + len(url)
+
+
+def _continue(text: str, url: str, end: int, pattern: re.Pattern[str]) -> tuple[str, int]:
+    """Return the URL with its rest behind a break, and where that ends, if only both make the URL of an image."""
+    rest = pattern.match(text, end) if end < len(text) and not text[end].isprintable() else None
+    if rest is None or "://" in rest[0] or classify_url(url) is UrlKind.IMAGE:
+        return url, end
+    whole = url + _BREAKS.sub("", rest[0])
+    return (whole, rest.end()) if classify_url(whole) is UrlKind.IMAGE else (url, end)
 
 
 def without_last_words(url: str) -> str:
@@ -205,6 +225,9 @@ def read_delimited_url(text: str, start: int, closing: str) -> tuple[str, int]:
     end = match.end() if match else start
     if end - start > MAX_URL_LENGTH:
         return "", end
+    url, wrapped = _continue(text, text[start:end], end, _WRAPPED)
+    if wrapped > end and closing in {")", ">", '"', "'"}:
+        return url, wrapped
     url = text[start:end]
     if closing == ")":
         url = _cut_parenthesis(url)

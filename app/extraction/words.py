@@ -51,7 +51,8 @@ INPUT_WORDS = compile_words(
     entrée référence* antes entrada referencia referência voor_de przed wejści* önce orijinal girdi referans
     sebelum asli masukan referensi trước ảnh_gốc исходн* оригинал* загруженн* вхідн* 修改前 编辑前 編輯前 原始 输入
     輸入 上传 上傳 参考图 參考圖 変更前 編集前 元画像 入力 参考画像 수정_전 편집_전 원본 입력 참고 قبل الأصلية
-    المدخلة मूल संदर्भ ต้นฉบับ
+    المدخلة मूल संदर्भ ต้นฉบับ 参考: 参考： you_sent you_uploaded you_provided your_photo_was:* your_image_was:*
+    your_picture_was:*
     """
 )
 #: The image after a change and the one before it, where both are shown. Alone these words mean nothing.
@@ -73,6 +74,7 @@ ASIDE_WORDS = compile_words(
     publicidad publicidade pubblicità reclame reklam* reklama iklan quảng_cáo реклам* 类似 類似 示例 头像 頭像 图标
     圖標 广告 廣告 推广 推廣 赞助 贊助 二维码 二維碼 客服 広告 광고 إعلان विज्ञापन โฆษณา join_us follow_us
     相似 推荐 猜你喜欢 関連画像 ähnlich* similaire* parecid* semelhant* simili похож* подібн* benzer* 비슷한
+    example:* sample:* beispiel:* exemple:* ejemplo:* exemplo:* esempio:* voorbeeld:* пример:*
     subscribe donate buy_me_a_coffee patreon discord telegram телеграм* whatsapp wechat weixin 微信 关注 關注 フォロー
     """
 )

@@ -17,7 +17,7 @@ from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NoImageInR
 from app.extraction.filters import is_tracking_pixel
 from app.extraction.forms import FoundImage, find_guesses, find_images
 from app.extraction.partial import PartialImageTracker, without_open_end
-from app.extraction.refusal import is_refusal, no_image_error
+from app.extraction.refusal import is_refusal, no_image_error, shows_samples
 from app.extraction.urls import file_name, has_image_ending
 from app.jobs.concurrent_work import run_concurrently
 from app.jobs.pipeline_interface import Emit, GenerationResult, PartialImage, PipelineIO, PipelinePolicy
@@ -233,6 +233,8 @@ class Pipeline:
             mendable = [
                 each for each in outcomes if isinstance(each, ApiError) and not isinstance(each, NoImageInReply)
             ]
+            if await search(reply, shows_samples, reply, [image.url for image in images]):
+                raise error or no_image_error(reply)
             self.undelivered += mendable
             raise mendable[0] if mendable else await search(reply, _first_error, reply, outcomes, error)
         return GenerationResult(finished, reply.usage)

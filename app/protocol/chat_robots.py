@@ -3,6 +3,7 @@
 Their documents have no `choices`. They tell the words of a reply piece by piece, or the whole conversation as a list.
 """
 
+import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,10 @@ _ASIDE = frozenset({"follow_up", "verbose", "knowledge", "function_call", "tool_
 _LISTS = ("messages", "data", "output", "result")
 #: Keys of the words of a reply, where each document of a stream has the next piece of them.
 _PIECES = ("answer", "response", "completion")
+#: Keys that may hold the next piece of the words, or a value of their own.
+_OTHER_PIECES = ("delta", "content", "text", "data", "token")
+#: Types of events whose texts are no words of the reply.
+_OTHER_EVENT = re.compile(r"think|reason|tool|call|audio|transcript|source", re.IGNORECASE)
 
 
 def as_choices(document: Document, *, is_piece: bool) -> Document:
@@ -34,10 +39,25 @@ def as_choices(document: Document, *, is_piece: bool) -> Document:
     if is_piece and isinstance(document.get("candidates"), list):
         return _gemini(document)
     piece = next((key for key in _PIECES if isinstance(document.get(key), str)), None)
-    if piece is None or not is_piece:
+    if not is_piece:
         return document
+    if piece is None:
+        return _with_piece(document)
     delta = {"index": 0, "delta": {"content": document[piece]}}
     return {**_without(document, {piece}), "choices": [delta]}
+
+
+def _with_piece(document: Document) -> Document:
+    """Add what may be the next piece of a text. It stays where it is, too: it may be a text of its own."""
+    if any(_OTHER_EVENT.search(str(document.get(key))) for key in ("type", "event")):
+        return document
+    for key in _OTHER_PIECES:
+        value = document.get(key)
+        if isinstance(value, str):
+            return {**document, "choices": [{"index": 0, "delta": {"content": value}}]}
+        if key == "delta" and isinstance(value, dict):
+            return {**_without(document, {key}), "choices": [{"index": 0, "delta": value}]}
+    return document
 
 
 def _gemini(document: Document) -> Document:

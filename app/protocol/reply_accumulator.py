@@ -147,7 +147,7 @@ class ReplyAccumulator:
     def _add_choice(self, position: int, choice: Mapping[str, Any]) -> None:
         index = choice.get("index")
         message = self._choice(index if type(index) is int else position)
-        for text in (choice.get("text"), choice.get("message")):
+        for text in (choice.get("text"), choice.get("message"), choice.get("delta")):
             if isinstance(text, str):
                 message.append(text)
         for name in ("delta", "message"):
@@ -237,10 +237,15 @@ class _MessageBuilder:
             self.append(content)
         elif isinstance(content, list | dict):
             self._add_parts(content if isinstance(content, list) else [content])
+        text = message.get("text")
+        is_text = not content and isinstance(text, str) and not _THOUGHTS.search(str(message.get("type")))
+        if is_text:
+            self.append(str(text))
         if isinstance(parts := message.get("parts"), list):
             # The texts of the parts are the content once more, where there is one.
             self._add_parts([part for part in parts if not content or _text_of_part(part) is None])
-        self.merge({key: value for key, value in message.items() if key not in {"content", "parts", "role"}})
+        read = {"content", "parts", "role", *(["text"] if is_text else [])}
+        self.merge({key: value for key, value in message.items() if key not in read})
 
     def _drop_repeated(self, content: str) -> None:
         """Drop the text so far where a whole message at the end of a stream repeats it."""

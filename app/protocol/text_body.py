@@ -28,7 +28,9 @@ def words_in(body: str) -> str:
 
 
 def join_words(pieces: Sequence[str]) -> str:
-    """Return the text that events without JSON carry: words with their blanks, or else lines."""
+    """Return the text that events without JSON objects carry: strings of JSON, words with their blanks, or lines."""
+    if all(piece.startswith('"') for piece in pieces):
+        return "".join(map(words_in, pieces))
     has_blanks = any(piece != piece.strip() for piece in pieces)
     return ("" if has_blanks else "\n").join(pieces)
 

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from app.errors import ApiError, ModerationBlocked, NoImageInReply, UpstreamInvalidReply
-from app.extraction.refusal import is_refusal, no_image_error
+from app.extraction.refusal import is_refusal, no_image_error, shows_samples
 from app.protocol.chat_reply import ChatReply
 from app.protocol.reply_parser import read_reply
 
@@ -70,6 +70,29 @@ def test_a_reply_without_an_image_is_a_refusal_or_not(case: Case) -> None:
     error = no_image_error(case.reply)
     assert type(error) is (ModerationBlocked if case.refused else NoImageInReply)
     assert error.detail == case.reply.raw
+
+
+SAMPLES = [
+    ("an apology", "Sorry, I can only describe it.", ["https://example.com/a.png"], True),
+    ("a refusal", "It violates our content policy.", ["https://images.example/a.png", "http://a.test"], True),
+    ("an apology in Chinese", "抱歉，我无法生成图片", ["https://cdn.example.org:8443/a.png"], True),
+    ("a promise", "Here it is:", ["https://example.com/a.png"], False),
+    (
+        "a host of somebody",
+        "Sorry for the delay.",
+        ["https://example.com/a.png", "https://notexample.com/a.png"],
+        False,
+    ),
+    ("a host in a path", "Sorry for the delay.", ["https://cdn.com/@x.example/a.png"], False),
+    ("no image", "Sorry, no.", [], False),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "urls", "expected"), SAMPLES, ids=[case[0] for case in SAMPLES])
+def test_a_reply_that_declines_may_show_addresses_for_documentation(
+    name: str, text: str, urls: list[str], expected: bool
+) -> None:
+    assert shows_samples(reply(text), urls) is expected
 
 
 @pytest.mark.parametrize(("content", "message"), [("", "It said nothing."), ("two\n  words", "It said: two words")])

@@ -242,6 +242,11 @@ def test_the_error_of_a_failed_download_names_the_image() -> None:
         run(request_for(), World([[image_reply(URL)]], web={}))
 
 
+def test_an_address_for_documentation_in_a_refusal_is_no_failed_download() -> None:
+    with pytest.raises(NoImageInReply, match=r"example\.org"):
+        run(request_for(), World([[text_reply("Sorry, I can only write: ![x](https://example.org/x.png)")]], web={}))
+
+
 def test_a_link_to_something_else_is_not_an_image() -> None:
     with pytest.raises(NoImageInReply, match="not an image"):
         run(request_for(), World([[image_reply(URL)]], web={URL: b"<html>log in</html>"}))
@@ -269,6 +274,9 @@ SUBSTITUTES = [
     Substitute("a preview of an image that cannot be had", f"![preview]({URL}) ![x]({LOST})", None, {URL: PNG}),
     Substitute("a preview of what is no image", f"![preview]({URL}) ![x]({LOST})", URL, {URL: PNG, LOST: b"<html>"}),
     Substitute("a small image whose link leads to none", f"[![x]({URL})]({LOST})", URL, {URL: PNG, LOST: b"<html>"}),
+    Substitute(
+        "a small copy, shown with a link to a large one", f"![x]({URL})\n\n[Full size]({LOST})", URL, {URL: PNG}
+    ),
     Substitute("an image that cannot be had either", f"![x]({LOST})\n\nMirror: {URL}", None, {}),
 ]
 

@@ -209,3 +209,15 @@ def test_a_page_with_a_large_image_in_it_is_a_reply() -> None:
 def test_words_of_events_before_a_chat_are_no_text_of_it() -> None:
     body = b"data: ping\n\n" + b"data: " + orjson.dumps(WHOLE) + b"\n\ndata: pong\n\ndata: [DONE]\n\n"
     assert [message["content"] for message in parse(body, 9).messages] == ["图 Привет"]
+
+
+STRINGS = [
+    ("strings of JSON", b'data: "a\\n"\n\ndata: "b"\n\ndata: "c"\n\n', "a\nbc"),
+    ("words with blanks", b"data: a \n\ndata: b\n\n", "a b"),
+    ("lines", b'data: "a"\n\ndata: b\n\n', '"a"\nb'),
+]
+
+
+@pytest.mark.parametrize(("name", "body", "text"), STRINGS, ids=[case[0] for case in STRINGS])
+def test_events_without_objects_are_pieces_of_one_text(name: str, body: bytes, text: str) -> None:
+    assert [message["content"] for message in parse(body + b"data: [DONE]\n\n", 5).messages] == [text]
