@@ -171,7 +171,7 @@ class JsonWalker:
         arguments = value.get("arguments") or (value.get("input") if value.get("type") == "tool_use" else None)
         if arguments and isinstance(value.get("name"), str):
             self.calls.append((value["name"], arguments))
-        if _is_auxiliary(value):
+        if _is_auxiliary(value, place.words):
             return
         declared = place.declared or _declares_image(value)
         is_labeled_beside = place.is_secondary or is_beside(_label_of(value))
@@ -270,16 +270,24 @@ def is_auxiliary_key(key: str) -> bool:
     return is_auxiliary(words_of(key))
 
 
-def _is_auxiliary(value: Mapping[str, Any]) -> bool:
+def _is_auxiliary(value: Mapping[str, Any], words: frozenset[str]) -> bool:
+    """Check for an object without a result. `words`: those of its key. What a tool has put out is the model's input."""
     type_name = value.get("type")
+    if type_name == "input_image" and not words.isdisjoint(OUTCOME_WORDS):
+        type_name = "image"
     media_type = next((value[key] for key in _MEDIA_TYPE_KEYS if value.get(key)), None)
     return (
         value.get("thought") is True
         or any(value.get(key) in ("user", "system", "developer", "human") for key in _AUTHOR_KEYS)
         or (isinstance(type_name, str) and _AUXILIARY_TYPE.fullmatch(type_name) is not None)
-        or (isinstance(media_type, str) and _OTHER_MEDIA.match(media_type) is not None)
+        or (isinstance(media_type, str) and _OTHER_MEDIA.match(media_type) is not None and not _is_card(value))
         or _is_from_page(value)
     )
+
+
+def _is_card(value: Mapping[str, Any]) -> bool:
+    """Check for a message of a chat program, which is JSON under a media type of its own."""
+    return isinstance(value.get("content"), dict)
 
 
 def _is_from_page(value: Mapping[str, Any]) -> bool:

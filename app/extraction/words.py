@@ -46,6 +46,7 @@ POSTER_WORDS = compile_words(
 #: The image before the change, or what the client sent for it.
 INPUT_WORDS = compile_words(
     """
+    references
     before original input source reference uploaded previous* earlier vorherig* précédent* anterior* precedent* vorige
     poprzedni* предыдущ* 上一版 旧版 舊版 以前の 이전 vorher eingabe* referenz* hochgeladen* ausgangsbild* avant
     entrée référence* antes entrada referencia referência voor_de przed wejści* önce orijinal girdi referans

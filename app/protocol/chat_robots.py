@@ -7,6 +7,8 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
+from app.protocol.reply_errors import find_error
+
 Document = Mapping[str, Any]
 
 #: How messages of a conversation name who has written them, or what kind they are of.
@@ -19,9 +21,10 @@ _LISTS = ("messages", "data", "output", "result")
 #: Keys of the words of a reply, where each document of a stream has the next piece of them.
 _PIECES = ("answer", "response", "completion")
 #: Keys that may hold the next piece of the words, or a value of their own.
-_OTHER_PIECES = ("delta", "content", "text", "data", "token")
+_OTHER_PIECES = ("delta", "content", "text", "data", "token", "chunk", "message", "output", "result", "value", "v")
+_MAX_DEPTH = 3
 #: Types of events whose texts are no words of the reply.
-_OTHER_EVENT = re.compile(r"think|reason|tool|call|audio|transcript|source", re.IGNORECASE)
+_OTHER_EVENT = re.compile(r"think|reason|tool|call|audio|transcript|source|user|human|error", re.IGNORECASE)
 
 
 def as_choices(document: Document, *, is_piece: bool) -> Document:
@@ -49,15 +52,23 @@ def as_choices(document: Document, *, is_piece: bool) -> Document:
 
 def _with_piece(document: Document) -> Document:
     """Add what may be the next piece of a text. It stays where it is, too: it may be a text of its own."""
-    if any(_OTHER_EVENT.search(str(document.get(key))) for key in ("type", "event")):
+    piece = _piece_in(document, _MAX_DEPTH)
+    if piece is None or find_error(document) is not None:
         return document
+    return {**document, "choices": [{"index": 0, "delta": {"content": piece}}]}
+
+
+def _piece_in(document: Document, depth: int) -> str | None:
+    """Return the text of an event that has one, below keys that say no more than that."""
+    if any(_OTHER_EVENT.search(str(document.get(key))) for key in ("type", "event", "role")):
+        return None
     for key in _OTHER_PIECES:
         value = document.get(key)
         if isinstance(value, str):
-            return {**document, "choices": [{"index": 0, "delta": {"content": value}}]}
-        if key == "delta" and isinstance(value, dict):
-            return {**_without(document, {key}), "choices": [{"index": 0, "delta": value}]}
-    return document
+            return value
+        if isinstance(value, dict) and depth > 1 and (piece := _piece_in(value, depth - 1)) is not None:
+            return piece
+    return None
 
 
 def _gemini(document: Document) -> Document:
