@@ -24,7 +24,10 @@ _PIECES = ("answer", "response", "completion")
 _OTHER_PIECES = ("delta", "content", "text", "data", "token", "chunk", "message", "output", "result", "value", "v")
 _MAX_DEPTH = 3
 #: Types of events whose texts are no words of the reply.
-_OTHER_EVENT = re.compile(r"think|reason|tool|call|audio|transcript|source|user|human|error", re.IGNORECASE)
+_OTHER_EVENT = re.compile(
+    r"think|reason|tool|call|audio|transcript|source|user|human|error|response\.|image_(?:generation|edit)\.",
+    re.IGNORECASE,
+)
 
 
 def as_choices(document: Document, *, is_piece: bool) -> Document:
@@ -51,23 +54,25 @@ def as_choices(document: Document, *, is_piece: bool) -> Document:
 
 
 def _with_piece(document: Document) -> Document:
-    """Add what may be the next piece of a text. It stays where it is, too: it may be a text of its own."""
-    piece = _piece_in(document, _MAX_DEPTH)
-    if piece is None or find_error(document) is not None:
+    """Take out what may be the next piece of a text. With a URL in it it stays, too: it may be a text of its own."""
+    found = None if isinstance(document.get("message"), dict) else _take_piece(document, _MAX_DEPTH)
+    if found is None or find_error(document) is not None:
         return document
-    return {**document, "choices": [{"index": 0, "delta": {"content": piece}}]}
+    piece, rest = found
+    return {**rest, "choices": [{"index": 0, "delta": {"content": piece}}]}
 
 
-def _piece_in(document: Document, depth: int) -> str | None:
-    """Return the text of an event that has one, below keys that say no more than that."""
+def _take_piece(document: Document, depth: int) -> tuple[str, Document] | None:
+    """Return the text of an event that has one, below keys that say no more than that, and what is left."""
     if any(_OTHER_EVENT.search(str(document.get(key))) for key in ("type", "event", "role")):
         return None
     for key in _OTHER_PIECES:
         value = document.get(key)
         if isinstance(value, str):
-            return value
-        if isinstance(value, dict) and depth > 1 and (piece := _piece_in(value, depth - 1)) is not None:
-            return piece
+            return value, document if "//" in value else _without(document, {key})
+        found = _take_piece(value, depth - 1) if isinstance(value, dict) and depth > 1 else None
+        if found is not None:
+            return found[0], {**document, key: found[1]}
     return None
 
 
