@@ -461,14 +461,10 @@ function commands.unsubscribe()
   return {'ok'}
 end
 
--- Delete the record of a job without an outcome, unless other replicas wait for one. One that was not even `started` then looks
--- like that of a dead owner, so that one of those that wait takes it over at its next look.
+-- Delete the record of a job without an outcome, unless other replicas wait for one.
 function commands.abandon()
   if is_owned_by_another(args.id) then return {'not_owner'} end
-  if count_readers(args.id) > 0 then
-    if not args.started then redis.call('HSET', key_of(args.id), 'heartbeat', 0) end
-    return {'awaited'}
-  end
+  if count_readers(args.id) > 0 then return {'awaited'} end
   give_up(args.id)
   return {'ok'}
 end

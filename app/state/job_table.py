@@ -170,8 +170,8 @@ class JobTable(Generic[J]):
         return job_id if job is not None and job.is_unread and not job.should_retain else ""
 
     async def withdraw(self, job_id: str, key: SharedKey) -> None:
-        """Delete the record of a claim that no job has come of; or hand it to the replicas that wait for it already."""
-        await self._call("abandon", job_id, key, started=False)
+        """Delete the record of a claim that no job has come of."""
+        await self._call("abandon", job_id, key)
 
     async def abandon(self, job: J) -> str:
         """Delete the record of a job that has no outcome.
@@ -179,7 +179,7 @@ class JobTable(Generic[J]):
         Returns:
             `ok`; `awaited`, where other replicas wait for an outcome; empty, where Redis did not answer.
         """
-        answer = (await self._call("abandon", job.id, job.key, started=True)).answer
+        answer = (await self._call("abandon", job.id, job.key)).answer
         if answer not in {"ok", "not_owner"}:
             return answer
         self.untrack(job)

@@ -7,8 +7,8 @@ import pytest
 from redis import Redis
 
 from app.errors import ImageUnavailable, ServiceUnavailable
-from app.jobs.job import Job, JobKey
-from tests.support.job_tables import EPOCH, REACHED, RECORD, Replica, fail, finish, follow, play, stop_heartbeat
+from app.jobs.job import Job
+from tests.support.job_tables import EPOCH, RECORD, Replica, fail, finish, follow, play, stop_heartbeat
 from tests.support.join_cases import KEYED, ME, RETRY
 from tests.support.redis import RedisServer
 
@@ -98,29 +98,6 @@ def test_a_job_that_is_taken_over_for_a_client_that_comes_back_is_asynchronous(
         assert job.is_async
         assert redis.hget("limner:{jobs}:req_1", "async") == b"1"
 
-    play(scene, server)
-
-
-@pytest.mark.parametrize("key", [KEYED, RETRY], ids=["under a key", "for a retry"])
-def test_a_claim_that_is_withdrawn_is_taken_over_at_once_by_a_replica_that_waits(
-    server: RedisServer, redis: Redis, key: JobKey
-) -> None:
-    """Its client has left before the job began. The repeat of the request must not wait until its owner looks dead."""
-
-    async def scene(one: Replica, other: Replica) -> None:
-        assert await one.table.claim_or_join("req_1", key, is_async=False) is None
-        job = await follow(other, key)
-
-        async def withdraw() -> None:
-            if other.pauses == 1:
-                await one.table.withdraw("req_1", key)
-
-        other.between = withdraw
-        assert await other.table.wait_for_result(job) is None
-        assert other.table.owns(job)
-        assert other.pauses == 1
-
-    redis.mset({EPOCH: 0, REACHED: 0})
     play(scene, server)
 
 

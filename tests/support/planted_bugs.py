@@ -315,7 +315,7 @@ PLANTED_BUGS = (
     PlantedBug("Finished jobs are not handed over, so their results reach no other replica.", attribute(JobSharing, "on_unread", lambda *_: None), first=105),
     PlantedBug("The retry count of a client is not read, so its retry is another question.", attribute(image_endpoints, "is_client_retry", lambda _: False)),
     PlantedBug("A key may be used for another request, which gets the image of the first.", script(("elseif record.fingerprint ~= args.fields.fingerprint then", "elseif false then")), situation=a_key_comes_with_two_questions),
-    PlantedBug("An owner abandons a job that another replica waits for.", script(("if count_readers(args.id) > 0 then\n    if not args.started", "if false then\n    if not args.started"))),
+    PlantedBug("An owner abandons a job that another replica waits for.", script(("if count_readers(args.id) > 0 then return {'awaited'} end\n  give_up(args.id)", "give_up(args.id)"))),
     PlantedBug("A reply that was cut is not shared, so the image that it has named is lost with its replica.", attribute(outcome, "dump_reply", lambda reply: dump_reply(reply) if reply.complete else None), situation=a_replica_dies_with_a_reply_that_was_cut),
     PlantedBug("The loss of a job is not declared; another replica takes it over and pays again.", script(("if is_orphan(record) and record.submitted == '1' then\n    was_reported", "if false then\n    was_reported"), ("(is_orphan(record) and record.submitted == '0')", "is_orphan(record)"))),
     PlantedBug("The longest kept result is dropped first, whatever it cost.", attribute(retention.Retention, "superfluous", oldest_first), first=740),
