@@ -395,7 +395,8 @@ class _Extractor:
         return larger
 
     def _reject_copy(self, image: FoundImage) -> None:
-        self.rejected.append(RejectedCandidate(_shorten(image.url), image.form, "it is a smaller copy of the result"))
+        reason = "it is a smaller copy of the result"
+        self.rejected.append(RejectedCandidate(_shorten(image.url), image.form, reason))
 
     def guess(self, content: MessageContent) -> Iterator[tuple[int, FoundImage]]:
         """Yield each guess with its unlikeliness."""

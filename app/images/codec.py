@@ -166,9 +166,11 @@ class LenientPngStream(PngImagePlugin.PngStream):
         return cast(IO[bytes], self.fp).read(length)
 
 
-PngImagePlugin.MAX_TEXT_MEMORY, PngImagePlugin.MAX_TEXT_CHUNK = _MAX_TEXT, _MAX_METADATA
-# Pillow has no other place where a PNG with such metadata could be read.
-setattr(PngImagePlugin, "PngStream", LenientPngStream)  # noqa: B010  # reason: a type cannot be assigned to
+def read_any_metadata() -> None:
+    """Let Pillow read each PNG of this process, whatever its metadata says. It has no other place for that."""
+    PngImagePlugin.MAX_TEXT_MEMORY, PngImagePlugin.MAX_TEXT_CHUNK = _MAX_TEXT, _MAX_METADATA
+    setattr(PngImagePlugin, "PngStream", LenientPngStream)  # noqa: B010  # reason: a type cannot be assigned to
+
 
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

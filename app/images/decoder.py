@@ -25,7 +25,7 @@ import orjson
 from PIL import AvifImagePlugin, Image
 
 from app.errors import ApiError
-from app.images.codec import Source, TooComplexError
+from app.images.codec import Source, TooComplexError, read_any_metadata
 from app.images.conversions import (
     InputOptions,
     ResultOptions,
@@ -300,6 +300,7 @@ def configure_process() -> None:
     warnings.simplefilter("ignore")  # Pillow's quote the file. Nobody reads what a decoder prints.
     # The threads of an AVIF decoder would count as memory, and take the processors of other images.
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    read_any_metadata()
     Image.preinit()
 
 

@@ -96,8 +96,6 @@ class JobRegistry:
 
     def _reindex(self, job: Job) -> None:
         """Note which requests may join a job from now on, and whether it is read."""
-        if self._by_id.get(job.id) is not job:
-            return
         joining = job.joining
         if self._joining.get(job.id) is not joining:
             self._remove_from_index(job)

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
+from PIL import PngImagePlugin
+
 from app.images.decoder_pool import DecoderPool
 
 
@@ -78,3 +81,9 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(50):
         while not condition():
             await asyncio.to_thread(nothing.wait, 0.005)
+
+
+def restore_pillow_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what a decoder changes in Pillow for its process last no longer than the test."""
+    for name in ("PngStream", "MAX_TEXT_MEMORY", "MAX_TEXT_CHUNK"):
+        monkeypatch.setattr(PngImagePlugin, name, getattr(PngImagePlugin, name))

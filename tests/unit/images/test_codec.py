@@ -28,6 +28,7 @@ from app.images.codec import (
     unreadable_input,
     unreadable_result,
 )
+from tests.support.decoders import restore_pillow_afterwards
 from tests.support.image_bombs import jpeg_with_scans, tiff_with_tile
 from tests.support.sample_images import (
     GRAY,
@@ -521,6 +522,13 @@ class Metadata:
 TEXT_PNG = saved(gradient(), "PNG")[:-12] + chunk(b"tEXt", b"late\0text") + chunk(b"IEND", b"")
 
 
+@pytest.fixture
+def as_in_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change Pillow as decoders do, for one test."""
+    restore_pillow_afterwards(monkeypatch)
+    codec.read_any_metadata()
+
+
 def png_with(*chunks: bytes) -> bytes:
     """Return a PNG with these chunks before its pixels, and a text behind them."""
     return TEXT_PNG[:33] + b"".join(chunks) + TEXT_PNG[33:]
@@ -552,6 +560,7 @@ LONG_METADATA = (
 )
 
 
+@pytest.mark.usefixtures("as_in_a_decoder")
 @pytest.mark.parametrize("case", LONG_METADATA, ids=lambda case: case.name)
 def test_metadata_that_is_too_long_or_damaged_costs_no_image(case: Metadata) -> None:
     image, expected = decoded(case.data), case.image
@@ -559,6 +568,7 @@ def test_metadata_that_is_too_long_or_damaged_costs_no_image(case: Metadata) -> 
     assert distance(image.pixels, gradient()) == 0
 
 
+@pytest.mark.usefixtures("as_in_a_decoder")
 def test_all_texts_of_an_image_together_are_bounded() -> None:
     text = decoded(png_with(*(squeezed(f"k{number}", LONGEST - 100) for number in range(9)))).text
     assert set(text) == {"k0", "k1", "late"}

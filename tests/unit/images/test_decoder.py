@@ -17,12 +17,13 @@ from typing import Any
 
 import orjson
 import pytest
-from PIL import AvifImagePlugin
+from PIL import AvifImagePlugin, PngImagePlugin
 
 from app.images import decoder
 from app.images.blob import Blob
 from app.images.decode_cost import Cost
 from app.images.decoder import HeldBytes, Output, SharedFile, ending_with, enforce_cost, run_template, serve
+from tests.support.decoders import restore_pillow_afterwards
 from tests.support.sample_images import as_blob, as_bytes, as_image, gradient, saved
 from tests.support.signing import credentials, read_manifest
 
@@ -397,6 +398,7 @@ def test_the_template_undoes_what_the_server_has_changed(monkeypatch: pytest.Mon
     monkeypatch.setattr(signal, "pthread_sigmask", lambda how, mask: handlers.update({-1: (how, mask)}))
     monkeypatch.setattr(resource, "setrlimit", lambda kind, values: limits.update({kind: values}))
     monkeypatch.setattr(AvifImagePlugin, "DEFAULT_MAX_THREADS", 8)
+    restore_pillow_afterwards(monkeypatch)
     monkeypatch.setattr(decoder, "open", Kept, raising=False)
     served: list[socket.socket] = []
     monkeypatch.setattr(decoder, "run_template", served.append)
@@ -413,3 +415,4 @@ def test_the_template_undoes_what_the_server_has_changed(monkeypatch: pytest.Mon
     assert limits[resource.RLIMIT_FSIZE][0] <= 1 << 30
     assert written["/proc/self/oom_score_adj"].getvalue() == "1000"
     assert AvifImagePlugin.DEFAULT_MAX_THREADS == 1
+    assert PngImagePlugin.MAX_TEXT_CHUNK == 8 << 20
