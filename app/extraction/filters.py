@@ -155,6 +155,7 @@ def is_name(words: str) -> bool:
     return _NAME.fullmatch(words) is not None
 
 
+@lru_cache(4096)
 def names_result(words: str) -> bool:
     """Check for a name that is one for the result: "Final image:", "Result"."""
     name = words.strip(_AROUND_NAME)

@@ -31,6 +31,9 @@ def words_in_table(text: str, position: int) -> str:
 
     The text is empty outside of tables, in headers, and where the table is too long.
     """
+    before = text[max(0, position - _MAX_TABLE) : position]
+    if "\n" not in before and "<" not in before:
+        return ""  # Headers stand above: most replies have one line.
     readers = (_words_in_markdown, _words_in_html, _words_in_csv, _words_in_section)
     return next(filter(None, (read(text, position) for read in readers)), "")
 
