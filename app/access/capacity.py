@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Self
 
 from app.errors import RateLimited, ServiceUnavailable
@@ -215,12 +214,6 @@ def descriptor_limit() -> int:
     """Return how many descriptors this process may have open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 2**62 if soft == resource.RLIM_INFINITY else soft
-
-
-def free_bytes(folder: Path) -> int:
-    """Return the bytes that an unprivileged process may still write into a folder."""
-    room = os.statvfs(folder)
-    return room.f_bavail * room.f_frsize
 
 
 def _unavailable(message: str, detail: str) -> ServiceUnavailable:

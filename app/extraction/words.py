@@ -69,12 +69,12 @@ UNCHANGED_WORDS = compile_words("до 原图 原圖 元画像 元の画像 원�
 #: Images for something else: marks of the vendor, advertisements, similar images.
 ASIDE_WORDS = compile_words(
     """
-    similar* ähnlich* simil* podobn* похож* recommended recommendations empfehlungen recommandations recomendaciones
+    ähnlich* simil* podobn* похож* recommended recommendations empfehlungen recommandations recomendaciones
     recomendações you_may_also_like more_from 猜你喜欢 猜你喜歡 推荐 推薦 おすすめ 추천 打赏 打賞 赞赏 logo icon avatar
     banner badge qr_code qr sponsor sponsored advert* ad ads werbung anzeige publicité
     publicidad publicidade pubblicità reclame reklam* reklama iklan quảng_cáo реклам* 类似 類似 示例 头像 頭像 图标
     圖標 广告 廣告 推广 推廣 赞助 贊助 二维码 二維碼 客服 広告 광고 إعلان विज्ञापन โฆษณา join_us follow_us
-    相似 推荐 猜你喜欢 関連画像 ähnlich* similaire* parecid* semelhant* simili похож* подібн* benzer* 비슷한
+    相似 関連画像 parecid* semelhant* подібн* benzer* 비슷한
     example:* sample:* beispiel:* exemple:* ejemplo:* exemplo:* esempio:* voorbeeld:* пример:*
     subscribe donate buy_me_a_coffee patreon discord telegram телеграм* whatsapp wechat weixin 微信 关注 關注 フォロー
     """

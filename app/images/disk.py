@@ -93,10 +93,9 @@ class DiskStore:
 
     def _measure(self) -> int | None:
         try:
-            room = os.statvfs(self._folder)
+            return free_bytes(self._folder)
         except OSError:
             return None
-        return room.f_bavail * room.f_frsize
 
     async def delete_expired(self) -> int:
         try:
@@ -180,6 +179,12 @@ class DiskStore:
         with self._lock:
             self._make_room(0)
         return len(expired)
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the bytes that an unprivileged process may still write into a folder."""
+    room = os.statvfs(folder)
+    return room.f_bavail * room.f_frsize
 
 
 def parse_disk_url(url: str) -> Path:

@@ -7,10 +7,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from app import __version__
-from app.access.capacity import Capacity, count_open_descriptors, descriptor_limit, free_bytes
+from app.access.capacity import Capacity, count_open_descriptors, descriptor_limit
 from app.config.settings import Settings
 from app.images.blob import Blob, SpoolMemory
-from app.images.disk import parse_disk_url
+from app.images.disk import free_bytes, parse_disk_url
 from app.images.fetch import Fetcher
 from app.images.signer import Signer, SigningKey, load_signing_key
 from app.images.spare_files import MAX_SPARE_BYTES, SpareFiles

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.access.capacity import Capacity, count_open_descriptors, descriptor_limit, free_bytes
+from app.access.capacity import Capacity, count_open_descriptors, descriptor_limit
 from app.errors import ApiError, RateLimited, ServiceUnavailable
 
 MIB = 2**20
@@ -303,7 +303,3 @@ def test_without_a_descriptor_to_count_with_there_are_none(monkeypatch: pytest.M
 def test_no_limit_of_descriptors_is_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resource.getrlimit", lambda _: (-1, -1))
     assert descriptor_limit() > 10**9
-
-
-def test_free_bytes_are_those_of_the_disk(tmp_path: Path) -> None:
-    assert 0 < free_bytes(tmp_path) < 2**60

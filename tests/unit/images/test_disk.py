@@ -13,7 +13,7 @@ import pytest
 from app.errors import ImageUnavailable, ServiceUnavailable
 from app.images import disk
 from app.images.blob import Blob
-from app.images.disk import DiskStore, parse_disk_url
+from app.images.disk import DiskStore, free_bytes, parse_disk_url
 from app.images.store import StoreConfig
 from tests.support.store_fixtures import DAY, PNG, blob_of, put, read
 
@@ -236,3 +236,7 @@ def test_the_room_of_the_disk_is_measured_four_times_a_second_at_most(
         return asyncio.run(store.free_bytes())
 
     assert [look(at) for at in (1000.0, 1000.1, 1000.2, 1000.25, 1000.4, 1000.5)] == [1, 1, 1, 2, 2, 3]
+
+
+def test_free_bytes_are_those_of_the_disk(tmp_path: Path) -> None:
+    assert 0 < free_bytes(tmp_path) < 2**60
