@@ -31,7 +31,7 @@ from app.config.settings import Settings
 from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
 from app.observability.logging import configure_logging
 from app.protocol.validation_errors import truncate
-from app.services.services import Services
+from app.services.lifecycle import Services
 from app.state.timings import DEFAULT_TIMINGS, SharingTimings
 from app.upstream.transport import Transport
 

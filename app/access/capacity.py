@@ -9,7 +9,7 @@ import os
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -22,7 +22,8 @@ _RETRY_AFTER = 5
 #: since is added to it. A count that says that there are too many is repeated sooner, before a request is refused.
 _COUNT_EVERY, _COUNT_WHEN_FULL = 1.0, 0.05
 
-#: Seconds for which the free bytes of the disk are good enough. What was granted since is taken off.
+#: Seconds for which the free bytes of a disk are good enough: to measure that of the image store takes a thread, which
+#: costs a tenth of a small request.
 _MEASURE_EVERY = 0.25
 
 #: Descriptors that one image needs at most: two connections to the upstream, one blob, and one for its converted form.
@@ -73,11 +74,20 @@ class Capacity:
     _counted_at: float | None = None
     _free: int = 0
     _measured_at: float = -math.inf
+    _free_to_store: int | None = None
+    _store_measured_at: float = -math.inf
+
+    async def free_to_store(self, measure: Callable[[], Awaitable[int | None]]) -> int | None:
+        """Return the bytes that are free in the image store, None if unknown, as `measure` has told a moment ago."""
+        now = self.clock()
+        if now - self._store_measured_at >= _MEASURE_EVERY:
+            self._free_to_store, self._store_measured_at = await measure(), now
+        return self._free_to_store
 
     def reserve(self, images: int, pixels: int, free_to_store: int | None = None) -> "ReservedRoom":
         """Hold room for `images` images of `pixels` each, until the end of a `with`.
 
-        Where the images will be stored, `free_to_store` says how many bytes are free there.
+        Where the images will be stored, `free_to_store` says how many bytes are free there, as the method does.
 
         An image needs 4 bytes a pixel at most: formats that compress nothing of RGBA are hardly larger.
 
@@ -93,6 +103,8 @@ class Capacity:
             return ReservedRoom(self, size)
         spooled = self._reserved + size if self.stores_in_spool else 0
         if free_to_store < spooled + self._reserved_to_store + size:
+            # Whoever comes next is refused only if there still is too little.
+            self._store_measured_at = -math.inf
             raise _unavailable(_NO_STORE, "LIMNER_IMAGE_STORE has too little room")
         return ReservedRoom(self, size, size)
 

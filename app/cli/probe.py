@@ -34,7 +34,7 @@ from app.protocol.parameters import Operation
 from app.protocol.request_parser import read_json
 from app.protocol.sizes import Size
 from app.protocol.usage import NO_USAGE
-from app.services.services import Services
+from app.services.lifecycle import Services
 from app.services.upstreams import build_spec
 from app.upstream.error_body import AttemptFacts, UpstreamErrorBody, parse_error_body
 from app.upstream.spec import UpstreamSpec

@@ -1,11 +1,9 @@
 """Store images as files in one folder."""
 
 import asyncio
-import math
 import os
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,9 +19,6 @@ T = TypeVar("T")
 
 _MAX_BYTES = 10 * 2**30
 _CHUNK_SIZE = 2**20
-
-#: Seconds for which the free bytes of the disk are good enough. What was promised since is taken off elsewhere.
-_MEASURE_EVERY = 0.25
 
 #: The prefix of files that are being written. No name of an image begins with it.
 _TEMPORARY_PREFIX = ".limner-"
@@ -55,8 +50,6 @@ class DiskStore:
         self._max_bytes = config.max_bytes or _MAX_BYTES
         self._now = config.now
         self._remaining = 0
-        self._free: int | None = None
-        self._measured_at = -math.inf
         self._lock = threading.Lock()
         # Threads of its own: slow DNS queries must not keep images waiting in a shared pool.
         self._threads = ThreadPoolExecutor(2, "store")
@@ -85,15 +78,8 @@ class DiskStore:
             raise store_unreachable(str(error)) from None
 
     async def free_bytes(self) -> int | None:
-        # Not for each request: a thread for it costs as much as a tenth of a small one.
-        if time.monotonic() - self._measured_at >= _MEASURE_EVERY:
-            self._free = await self._run(self._measure)
-            self._measured_at = time.monotonic()
-        return self._free
-
-    def _measure(self) -> int | None:
         try:
-            return free_bytes(self._folder)
+            return await self._run(partial(free_bytes, self._folder))
         except OSError:
             return None
 

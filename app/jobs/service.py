@@ -335,7 +335,8 @@ class ImageService:
                 run.telemetry.queue_seconds = queued.stop()
                 try:
                     # Room for the images is reserved before anything is paid for.
-                    free_to_store = await self.backends.store.free_bytes() if pipeline.stores_results else None
+                    measure = self.backends.store.free_bytes
+                    free_to_store = await self.capacity.free_to_store(measure) if pipeline.stores_results else None
                     with self.capacity.reserve(request.n, size.pixels, free_to_store):
                         await pipeline.run(emit)
                 except asyncio.CancelledError:

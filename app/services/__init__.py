@@ -1,5 +1,5 @@
 """Every long-lived object of one server: built from the settings, opened and closed in order.
 
-`services.py` holds them all; the other files build the parts, by subject. May import everything but `api`, `main`,
+`lifecycle.py` holds them all; the other files build the parts, by subject. May import everything but `api`, `main`,
 `server`, `cli` and `demo`.
 """

@@ -21,7 +21,7 @@ from app.images.store import store_unreachable
 from app.jobs.registry import JobRegistry
 from app.main import EXPOSED_HEADERS, create_app, handle_api_error, handle_http_exception, services_of
 from app.services.images import stores_in
-from app.services.services import purge_expired
+from app.services.lifecycle import purge_expired
 from tests.support.raw_http import RawResponse, build_request, connect, send_request
 from tests.support.servers import RunningLimner, run_demo, run_limner
 

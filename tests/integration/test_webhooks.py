@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from app.errors import ImageUnavailable
 from app.images.disk import DiskStore
 from app.protocol.webhook_signature import derive_secret, write_secret
-from app.services.services import Services
+from app.services.lifecycle import Services
 from app.state.shared_state import SharedState
 from app.state.timings import SharingTimings
 from app.state.webhook import Webhook, WebhookTimings, slot_of

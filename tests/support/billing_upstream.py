@@ -15,7 +15,7 @@ import orjson
 
 from app.config.settings import Settings
 from app.main import create_app
-from app.services.services import Services
+from app.services.lifecycle import Services
 from tests.support.sample_images import gradient, saved
 
 IMAGE = f"data:image/png;base64,{base64.b64encode(saved(gradient(), 'PNG')).decode()}"

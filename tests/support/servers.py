@@ -15,7 +15,7 @@ from app.demo.state import DemoState
 from app.jobs.service import ImageService
 from app.main import create_app, services_of
 from app.server.http_protocol import protocol_class
-from app.services.services import Services
+from app.services.lifecycle import Services
 
 __all__ = ["RunningDemo", "RunningLimner", "run_demo", "run_limner", "serve"]
 

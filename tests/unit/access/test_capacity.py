@@ -1,9 +1,11 @@
 """Room for images, descriptors and bytes of uploads: refused before anything is paid for, given back at the end."""
 
+import asyncio
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -117,6 +119,36 @@ def test_on_one_disk_an_image_needs_room_in_the_spool_and_in_the_store(machine: 
         else:
             with pytest.raises(ServiceUnavailable, match="store images"), capacity.reserve(1, MIB, free):
                 raise AssertionError
+
+
+@pytest.fixture
+def look_at_store(machine: Machine) -> Callable[[float], int | None]:
+    """Ask a capacity for the free bytes of the image store at a time. Each measurement finds one byte more."""
+    capacity, found = machine.capacity(), count(1)
+
+    async def measure() -> int:
+        return next(found)
+
+    def look(now: float) -> int | None:
+        machine.now = now
+        free = asyncio.run(capacity.free_to_store(measure))
+        if free == 3:
+            with pytest.raises(ServiceUnavailable), capacity.reserve(1, 1, free):
+                raise AssertionError
+        return free
+
+    return look
+
+
+def test_the_image_store_is_measured_four_times_a_second_at_most(look_at_store: Callable[[float], int | None]) -> None:
+    """It is asked for before each image that needs a link, and a measurement takes a thread."""
+    assert [look_at_store(now) for now in (0.0, 0.1, 0.2, 0.25, 0.4)] == [1, 1, 1, 2, 2]
+
+
+def test_the_image_store_is_measured_again_after_a_request_was_refused(
+    look_at_store: Callable[[float], int | None],
+) -> None:
+    assert [look_at_store(now) for now in (0.0, 0.25, 0.5, 0.5, 0.6)] == [1, 2, 3, 4, 4]
 
 
 def test_room_is_given_back_at_the_end(machine: Machine) -> None:

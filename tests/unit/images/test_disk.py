@@ -5,13 +5,11 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from app.errors import ImageUnavailable, ServiceUnavailable
-from app.images import disk
 from app.images.blob import Blob
 from app.images.disk import DiskStore, free_bytes, parse_disk_url
 from app.images.store import StoreConfig
@@ -221,21 +219,6 @@ def test_the_room_in_a_folder_that_is_gone_is_unknown(stores: list[DiskStore], t
     store = store_at(stores, tmp_path / "images")
     (tmp_path / "images").rmdir()
     assert asyncio.run(store.free_bytes()) is None
-
-
-def test_the_room_of_the_disk_is_measured_four_times_a_second_at_most(
-    stores: list[DiskStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is asked for before each image that needs a link, and a measurement takes a thread."""
-    store, clock, measured = store_at(stores, tmp_path), SimpleNamespace(now=0.0), [1, 2, 3]
-    monkeypatch.setattr(disk, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    monkeypatch.setattr(store, "_measure", lambda: measured.pop(0))
-
-    def look(at: float) -> int | None:
-        clock.now = at
-        return asyncio.run(store.free_bytes())
-
-    assert [look(at) for at in (1000.0, 1000.1, 1000.2, 1000.25, 1000.4, 1000.5)] == [1, 1, 1, 2, 2, 3]
 
 
 def test_free_bytes_are_those_of_the_disk(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every long-lived object of the server: built from the settings, opened and closed in order."""
+"""Build every long-lived object of one server, start them, and close them in order."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.access.auth import Authenticator
-from app.access.concurrency import FairSemaphore
 from app.access.key_usage import KeyUsage
 from app.access.keys import KeyFile
-from app.access.limits import KeyLimits
 from app.config.settings import Settings
 from app.errors import ApiError
 from app.images.blob import Blob, Spool, SpoolMemory
@@ -18,11 +16,9 @@ from app.images.spare_files import SpareFiles
 from app.images.store import ImageStore
 from app.images.stores import open_store
 from app.jobs.job import Job
-from app.jobs.pipeline_interface import PipelinePolicy
 from app.jobs.pipeline_io import Backends
 from app.jobs.registry import JobRegistry
 from app.jobs.service import ImageService
-from app.jobs.sharing import JobSharing
 from app.jobs.tasks import ImageTasks
 from app.jobs.usage_record import UsageRecorder
 from app.jobs.webhooks import Webhooks
@@ -30,8 +26,9 @@ from app.observability.hourly import HourlyReports, HourlySummary
 from app.observability.logging import log
 from app.observability.metrics import sample_gauges
 from app.services.callers import build_authenticator, build_usage_recorder, build_webhooks, ledger_file, open_key_file
-from app.services.images import build_backends, build_capacity, build_store_config
-from app.services.upstreams import build_token_check, max_in_flight
+from app.services.images import build_backends, build_store_config
+from app.services.jobs import build_registry, build_service
+from app.services.upstreams import build_token_check
 from app.state.circuit_reports import exchange_circuit_reports
 from app.state.job_table import JobTable
 from app.state.shared_state import SharedState
@@ -168,44 +165,6 @@ class Services:
             exchange_circuit_reports(self.state, self.pool),
             self.webhooks.send_forever(),
         ]
-
-
-def build_service(settings: Settings, state: SharedState, backends: Backends, registry: JobRegistry) -> ImageService:
-    """Return what accepts requests for images."""
-    return ImageService(
-        semaphore=FairSemaphore(max_in_flight(settings), settings.max_queue),
-        limits=KeyLimits(state, settings.max_queue, currency=settings.currency),
-        backends=backends,
-        policy=pipeline_policy(settings),
-        registry=registry,
-        sharing=JobSharing(registry, backends.job_table, backends.store),
-        capacity=build_capacity(settings, backends.spool_memory.spare_files, registry.make_room),
-    )
-
-
-def build_registry(settings: Settings, timings: SharingTimings) -> JobRegistry:
-    """Return the empty registry of jobs."""
-    return JobRegistry(
-        ttl=settings.answer_ttl,
-        key_ttl=settings.idempotency_ttl,
-        max_retained=settings.max_answers,
-        max_retained_bytes=settings.max_answers_bytes,
-        delivered_ttl=timings.delivered,
-    )
-
-
-def pipeline_policy(settings: Settings) -> PipelinePolicy:
-    """Return what the settings decide about each request."""
-    return PipelinePolicy(
-        stream=settings.upstream_stream,
-        default_format=settings.default_response_format,
-        rehost=settings.rehost,
-        mask=settings.mask,
-        credentials=settings.credentials,
-        sign="never" if settings.sign_certificates is None else settings.sign,
-        pass_links=settings.pass_image_urls,
-        fetch_timeout=settings.fetch_timeout,
-    )
 
 
 def purge_interval(settings: Settings) -> float:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.config.settings import Settings
-from app.services.services import purge_interval
+from app.services.lifecycle import purge_interval
 
 INTERVALS: dict[str, tuple[dict[str, Any], float]] = {
     "every ten minutes at most": ({"image_ttl": 86_400, "answer_ttl": 86_400}, 600),
