@@ -7,7 +7,6 @@ reached.
 import asyncio
 import re
 import ssl
-import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ from app.images.ssrf import (
     is_local_name,
     origin_of,
 )
+from app.loop_turns import LoopTurn
 from app.observability.logging import log
 from app.protocol.image_format import is_cut_off, read_info
 
@@ -51,9 +51,6 @@ TRANSIENT_STATUSES = frozenset({202, 403, 404, 408, 425, 429})
 
 #: Bytes that are collected before they are written. A slow host sends many small chunks, and each write may go to disk.
 CHUNK_SIZE = 64 * 1024
-
-#: Seconds for which a download lets nothing else pass.
-_MAX_BUSY = 0.01
 
 _HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": f"limner/{__version__}"}
 
@@ -276,7 +273,8 @@ class Fetcher:
                 raise _too_large(self._max_bytes)
             for decoded in _decode(decoder, chunk):
                 collected.add(decoded)
-                await chunks.let_others_pass()
+                # Chunks take long if they are compressed, or hold a byte each: 4 MB of such ones took 0.5 s.
+                await chunks.turn.give_way()
             if is_guess and blob.size + collected.size >= MAGIC_SIZE:
                 collected.flush()
                 if read_info(blob.read_at) is None:
@@ -291,11 +289,11 @@ class Fetcher:
 
 @dataclass(slots=True)
 class _Chunks:
-    """The chunks of a body. `size`: bytes that were read; `turn_at`: when others have had their last turn."""
+    """The chunks of a body. `size`: bytes that were read; `turn`: that of the task that reads them."""
 
     body: aiohttp.StreamReader
     size: int = 0
-    turn_at: float = field(default_factory=time.perf_counter)
+    turn: LoopTurn = field(default_factory=LoopTurn)
 
     async def read(self) -> bytes:
         """Return the next chunk, nothing at the end. Raises `FetchError`."""
@@ -305,19 +303,9 @@ class _Chunks:
         except aiohttp.ClientError as error:
             raise to_fetch_error(error) from None
         if is_waited_for:
-            self.turn_at = time.perf_counter()
+            self.turn.restart()
         self.size += len(chunk)
         return chunk
-
-    async def let_others_pass(self) -> None:
-        """Give others a turn if they have had none for long.
-
-        Bytes that are there already are read without a pause. They take long if they are compressed, or if each is a
-        chunk of its own: 4 MB of such chunks took 0.5 s.
-        """
-        if time.perf_counter() - self.turn_at > _MAX_BUSY:
-            await asyncio.sleep(0)
-            self.turn_at = time.perf_counter()
 
 
 @dataclass(slots=True)

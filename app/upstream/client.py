@@ -13,6 +13,7 @@ import orjson
 from app.errors import ApiError, RetrySafety, UpstreamError, UpstreamInvalidReply
 from app.extraction.forms import FoundImage, find_guesses, find_images
 from app.extraction.refusal import is_refusal
+from app.loop_turns import LoopTurn
 from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatQuestion, client_fields
@@ -34,8 +35,8 @@ from app.upstream.work_evidence import error_came_first
 #: A body up to this size is sent in one piece; a larger one is encoded while it is being sent.
 _MAX_SENT_WHOLE = 64 * 1024
 
-#: Bytes of a reply that are parsed and searched without letting other requests pass, and seconds that this may last.
-_LONG, _MAX_BUSY = 64 * 1024, 0.01
+#: A reply with more bytes is parsed and searched in a thread.
+_LONG = 64 * 1024
 
 #: Seconds for the answer whether a caller's key is good. Until then the caller waits.
 _TOKEN_TIMEOUT = 5.0
@@ -190,10 +191,10 @@ class UpstreamClient:
         response = pending.response
         try:
             await self._parse(parser, pending, request, started_at, record)
-            reply, end = await _in_turn(parser.size, partial(parser.reply, ended=True)), None
+            reply, end = await _in_thread_if_long(parser.size, partial(parser.reply, ended=True)), None
         except UpstreamError as error:
-            await _in_turn(parser.size, parser.end)
-            reply, end = await _in_turn(parser.size, parser.reply), error
+            await _in_thread_if_long(parser.size, parser.end)
+            reply, end = await _in_thread_if_long(parser.size, parser.reply), error
         finally:
             await close(response)
         failure = None
@@ -229,12 +230,7 @@ class UpstreamClient:
         record: AttemptRecord,
     ) -> None:
         """Give the body to the parser, and report snapshots on the way."""
-        throttle, pace = SnapshotThrottle(), Pace()
-        turn_at = time.perf_counter()
-
-        def note_turn() -> None:
-            nonlocal turn_at
-            turn_at = time.perf_counter()
+        throttle, pace, turn = SnapshotThrottle(), Pace(), LoopTurn()
 
         async def take(chunk: bytes, is_all: bool) -> bool:
             if is_all and len(chunk) < _LONG and chunk.startswith(b"{"):
@@ -242,19 +238,16 @@ class UpstreamClient:
                 return True
             for piece in split_events(chunk, lambda: pace.size if parser.is_in_image else 0):
                 began_at = time.perf_counter()
-                grown = await _in_turn(parser.pending, partial(parser.feed, piece))
+                grown = await _in_thread_if_long(parser.pending, partial(parser.feed, piece))
                 pace.note(len(piece), time.perf_counter() - began_at)
                 if throttle.should_snapshot(piece, parser.size, grown=grown):
                     reply = parser.reply()
                     if reply.has_content:
                         await self._report(reply, request, record)
-                # Data that is there already is read without a pause, and decompressed data may be endless.
-                if time.perf_counter() - turn_at > _MAX_BUSY:
-                    await asyncio.sleep(0)
-                    note_turn()
+                await turn.give_way()
             return parser.is_done
 
-        await self._bodies.read(pending.response, pending.headers, started_at, take, note_turn)
+        await self._bodies.read(pending.response, pending.headers, started_at, take, turn.restart)
 
     async def _report(self, reply: ChatReply, request: UpstreamRequest, record: AttemptRecord) -> None:
         record.read_reply(reply.id, reply.usage, reply.cost)
@@ -345,8 +338,8 @@ class _EncodedBody(httpx.AsyncByteStream):
         self._stopwatch.restart()
 
 
-async def _in_turn(size: int, function: Callable[[], _T]) -> _T:
-    """Call a function that reads so many bytes: in a thread if these are many, since others must not wait for it."""
+async def _in_thread_if_long(size: int, function: Callable[[], _T]) -> _T:
+    """Call a function that reads `size` bytes; in a thread if these are many, since others must not wait for it."""
     return function() if size < _LONG else await asyncio.to_thread(function)
 
 
@@ -365,7 +358,7 @@ async def _has_images(reply: ChatReply) -> bool:
 
 
 async def _search(reply: ChatReply, function: Callable[[ChatReply], list[FoundImage]]) -> list[FoundImage]:
-    return await _in_turn(reply.size, partial(function, reply))
+    return await _in_thread_if_long(reply.size, partial(function, reply))
 
 
 def _broke_off(how: str) -> UpstreamError:

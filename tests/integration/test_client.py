@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -25,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from app import loop_turns
 from app.errors import (
     ApiError,
     InvalidRequest,
@@ -50,7 +50,6 @@ from app.protocol.inline_images import placeholder_png
 from app.protocol.json_stream import Base64String, ByteSource, StreamingJson
 from app.protocol.parameters import Operation
 from app.protocol.reply_accumulator import ReplyAccumulator
-from app.upstream import client as upstream_client
 from app.upstream import response_body
 from app.upstream.client import PendingReply, UpstreamClient, UpstreamRequest
 from app.upstream.error_mapping import UpstreamFailure
@@ -371,7 +370,7 @@ FLOOD_OF_EVENTS = b"".join(delta("fox " * 90) for _ in range(9_000)) + STREAM
 @pytest.mark.parametrize("body", [FLOOD_OF_TEXT, FLOOD_OF_EVENTS], ids=["JSON", "events"])
 def test_others_have_their_turns_while_a_long_reply_is_read(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Turns of the event loop are counted, not seconds: a busy machine does not disturb that."""
-    monkeypatch.setattr(upstream_client, "_MAX_BUSY", -1.0)
+    monkeypatch.setattr(loop_turns, "MAX_SECONDS", -1.0)
 
     async def run() -> tuple[Outcome, int]:
         turns = 0
@@ -443,7 +442,7 @@ def test_a_reply_is_not_paused_where_its_chunks_are_waited_for(
             )
             return str(replies[-1].messages[0]["content"])
 
-    monkeypatch.setattr(upstream_client, "time", SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr(time, "perf_counter", clock)
     assert asyncio.run(run()) == URL
     assert paused == [0] * pauses
 

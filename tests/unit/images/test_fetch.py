@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from app import __version__
+from app import __version__, loop_turns
 from app.bounded_responses import MAX_INTERIM
 from app.errors import ImageUnavailable, SpoolFull
 from app.images import fetch, ssrf
@@ -359,7 +359,7 @@ def test_others_have_their_turns_while_a_download_is_read_that_is_there_already(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The client parses 4096 chunks at a time, and of ten thousands that have arrived it goes on with the next."""
-    monkeypatch.setattr(fetch, "_MAX_BUSY", -1.0)
+    monkeypatch.setattr(loop_turns, "MAX_SECONDS", -1.0)
     body = bytes(200_000)
     turns = 0
 
@@ -383,22 +383,22 @@ def test_others_have_their_turns_while_a_download_is_read_that_is_there_already(
 def test_a_chunk_that_was_waited_for_has_let_others_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """It needs no pause, in which it would be held."""
     now = 1.0
-    monkeypatch.setattr(fetch, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(loop_turns, "time", SimpleNamespace(perf_counter=lambda: now))
 
     async def play() -> list[float]:
         nonlocal now
         body = aiohttp.StreamReader(Mock(), 2**16, loop=asyncio.get_running_loop())
-        chunks = fetch._Chunks(body, turn_at=1.0)
+        chunks = fetch._Chunks(body)
         body.feed_data(b"there")
         now = 2.0
-        turns = [chunks.turn_at, await chunks.read() == b"there" and chunks.turn_at]
+        turns = [chunks.turn.started_at, await chunks.read() == b"there" and chunks.turn.started_at]
         task = asyncio.create_task(chunks.read())
         await asyncio.sleep(0)
         now = 3.0
         body.feed_data(b"later")
         assert await task == b"later"
         assert chunks.size == 10
-        return [*turns, chunks.turn_at]
+        return [*turns, chunks.turn.started_at]
 
     assert asyncio.run(play()) == [1.0, 1.0, 3.0]
 
