@@ -2,9 +2,17 @@
 
 import asyncio
 import time
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 #: Seconds for which a task lets no other run.
 MAX_SECONDS = 0.01
+
+#: Bytes that are read at once. To read more of a reply may take longer than others should wait.
+MAX_BYTES = 64 * 1024
 
 
 class LoopTurn:
@@ -30,3 +38,10 @@ class LoopTurn:
         if time.perf_counter() - self.started_at > MAX_SECONDS:
             await asyncio.sleep(0)
             self.restart()
+
+
+async def in_thread_if_long(size: int, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Call a function that reads `size` bytes; in a thread if these are many, since others must not wait for it."""
+    if size < MAX_BYTES:
+        return function(*args, **kwargs)
+    return await asyncio.to_thread(function, *args, **kwargs)

@@ -10,7 +10,7 @@ from app.access.limits import apply_key_policy, check_image_count
 from app.errors import UserError
 from app.images.input_limits import InputLimits
 from app.jobs.pipeline_interface import PipelinePolicy
-from app.protocol.chat_request import ChatQuestion, ignored_at, wants_stream
+from app.protocol.chat_request import ChatRequest, ignored_at, wants_stream
 from app.protocol.image_request import ImagesRequest
 from app.protocol.input_images import InputImage
 from app.protocol.money import write_amount
@@ -55,7 +55,7 @@ def dry_run(
     names |= {id(image): name for name, image in (("mask", request.mask), ("markup", request.markup)) if image}
     images = [image for image in (*request.images, request.markup, request.mask) if image is not None]
     passes_links = policy.pass_links and request.has_only_links
-    question = ChatQuestion(
+    chat = ChatRequest(
         request,
         tuple(
             image.url if passes_links and image.url is not None else _placeholder(names[id(image)], image)
@@ -65,9 +65,9 @@ def dry_run(
     )
     sent = sum(min(_size(image), limits.max_bytes or _size(image)) for image in images)
     upstream = None if key is None else key.upstream
-    member, chat = pool.preview(question, request.model, upstream, sent)
+    member, sent_json = pool.preview(chat, request.model, upstream, sent)
     secrets = [value for each in pool.members for value in each.client.secrets]
-    body = orjson.loads(b"".join(chat.chunks()))
+    body = orjson.loads(b"".join(sent_json.chunks()))
     return {
         "object": "image.dry_run",
         "upstream": member.spec.name,

@@ -67,8 +67,8 @@ class Job:
         reader_id: Identifies this replica's readers in the job table.
         is_remote: Another replica runs this job; this one only waits for its outcome.
         paid_replies: Upstream replies that were received, in order of arrival. A further run uses these first.
-        spent_questions: Errors of questions that may have been paid for and brought no reply. A further run, for the
-            sake of the paid replies, does not ask these questions again.
+        paid_failures: Errors of chat requests that may have been paid for and brought no reply. A further run, which
+            is for the paid replies, does not send these requests again.
         delivered: The whole result was sent to a client that was still connected.
         expires_at: When the registry drops the job, by its own clock; infinite while it is needed.
         stored_names: Names in the image store, by the index of the image, of images that were stored for a task.
@@ -86,7 +86,7 @@ class Job:
     reader_id: str = ""
     is_remote: bool = False
     paid_replies: list[ChatReply] = field(default_factory=list)
-    spent_questions: list[ApiError] = field(default_factory=list)
+    paid_failures: list[ApiError] = field(default_factory=list)
     delivered: bool = False
     expires_at: float = math.inf
     stored_names: dict[int, str] = field(default_factory=dict)
@@ -146,7 +146,7 @@ class Job:
         if isinstance(error, ImageUnavailable):
             return True
         is_answered = bool(self.paid_replies) and not isinstance(error, _REPLY_AT_FAULT)
-        return is_answered and not any(each is self.run.cause for each in self.run.question_errors)
+        return is_answered and not any(each is self.run.cause for each in self.run.chat_errors)
 
     @property
     def needs_spool(self) -> bool:

@@ -36,7 +36,7 @@ class JobRun:
         is_called_off: The run was cancelled before it had cost anything, since no client waited for it any more.
         is_canceled_by_client: The client has canceled it before it had cost anything. Nothing runs the job again.
         cause: The exception behind `error`; the error itself, unless that hides a bug or a failure of the system.
-        question_errors: What questions to upstreams have ended with. All other failures came after the reply.
+        chat_errors: What chat requests have failed with. All other failures came after a reply.
         on_change: Called whenever the number of readers or the state of the run has changed.
         task: What runs, until it has ended.
     """
@@ -51,7 +51,7 @@ class JobRun:
         self.was_submitted = False
         self.is_called_off = self.is_canceled_by_client = False
         self.cause: BaseException | None = None
-        self.question_errors: list[BaseException] = []
+        self.chat_errors: list[BaseException] = []
         self.on_change: Callable[[], None] = lambda: None
         self._unsettled = 0
         self.task: asyncio.Task[None] | None = None
@@ -143,7 +143,7 @@ class JobRun:
     def call_off(self) -> None:
         """Cancel a run that has cost nothing and that no client waits for. Nothing is sent from now on.
 
-        The cancellation reaches the tasks of several questions one step of the event loop later than this flag.
+        The cancellation reaches the tasks of several chat requests one step of the event loop later than this flag.
         """
         if self.task is not None and not self.task.done():
             self.is_called_off = True

@@ -44,15 +44,15 @@ class JobOutcome:
 
     Attributes:
         stored_replies: The replies that were paid for, as they are written, where `can_retry_free`.
-        spent_questions: See `Job`.
-        can_retry_free: A further run with the paid replies, without the spent questions, costs nothing more.
+        paid_failures: See `Job`.
+        can_retry_free: A further run, which gets the paid replies and the paid failures, costs nothing more.
     """
 
     request: ImagesRequest
     result: GenerationResult | None = None
     error: ApiError | None = None
     stored_replies: Sequence[Mapping[str, Any]] = ()
-    spent_questions: tuple[ApiError, ...] = ()
+    paid_failures: tuple[ApiError, ...] = ()
     can_retry_free: bool = False
 
     async def emit(self, emit: Emit) -> None:
@@ -93,7 +93,7 @@ async def dump_outcome(job: Job, store: ImageStore) -> tuple[bytes, bool]:
     else:
         error = job.run.error or ApiError()
         document["error"] = _dump_error(error)
-        document["spent"] = [_dump_error(each) for each in job.spent_questions]
+        document["spent"] = [_dump_error(each) for each in job.paid_failures]
         replies = await _dump_replies(job, store)
         is_whole = replies is not None
         document |= {"paid_replies": replies, "can_retry_free": job.can_retry_free and is_whole}
@@ -176,7 +176,7 @@ async def load_outcome(data: bytes, store: ImageStore, spool: Spool) -> JobOutco
         request,
         error=error,
         stored_replies=document["paid_replies"],
-        spent_questions=tuple(_load_error(each) for each in document["spent"]),
+        paid_failures=tuple(_load_error(each) for each in document["spent"]),
         can_retry_free=True,
     )
 

@@ -1,17 +1,17 @@
 """The straight line: one request for images, from top to bottom.
 
-    load the input images ─▶ write the question ─▶ ask the upstream, n times side by side ─▶ find images in each reply
+    load the input images ─▶ write the chat request ─▶ send it n times side by side ─▶ find images in each reply
     ─▶ download or decode each ─▶ measure ─▶ convert if asked ─▶ store if it needs a URL ─▶ one item of the result
 
 An edit is a generation with input images. A stream is the same run, encoded item by item.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NoImageInReply, UserError
 from app.extraction.filters import is_tracking_pixel
@@ -21,8 +21,9 @@ from app.extraction.refusal import is_refusal, no_image_error, shows_samples
 from app.extraction.urls import file_name, has_image_ending
 from app.jobs.concurrent_work import run_concurrently
 from app.jobs.pipeline_interface import Emit, GenerationResult, PartialImage, PipelineIO, PipelinePolicy
+from app.loop_turns import in_thread_if_long
 from app.protocol.chat_reply import ChatReply
-from app.protocol.chat_request import ChatQuestion, to_image_url, wants_stream
+from app.protocol.chat_request import ChatRequest, to_image_url, wants_stream
 from app.protocol.credentials import has_credentials
 from app.protocol.data_url import decode_data_url
 from app.protocol.foreign_formats import HEAD, foreign_format
@@ -34,11 +35,7 @@ from app.protocol.input_images import InputImage
 from app.protocol.json_stream import Base64String
 from app.protocol.size_fit import SizeMode
 
-_P = ParamSpec("_P")
 _T = TypeVar("_T")
-
-#: Bytes of a reply that are searched without letting other requests pass.
-_LONG = 64 * 1024
 
 #: The longer edge of an image below which it is an icon, and how many images in front of one are looked at.
 _LEAST_EDGE, _MAX_EARLIER = 64, 4
@@ -82,15 +79,15 @@ class Pipeline:
         """Emit partial images as they come, then one result.
 
         Raises:
-            ApiError: If no question has brought an image, the first error that a repeat may mend, or the first at all.
+            ApiError: If no reply has brought an image, the first error that a repeat may mend, or the first at all.
         """
         self.inputs = await self.load_inputs()
-        question = ChatQuestion(
+        chat = ChatRequest(
             self.request,
             tuple(to_image_url(image) for image in self.inputs.prepared),
             stream=wants_stream(self.policy.stream, self.request),
         )
-        outcomes = await run_concurrently([self.generate(question, emit) for _ in range(self.request.n)])
+        outcomes = await run_concurrently([self.generate(chat, emit) for _ in range(self.request.n)])
         results = [outcome for outcome in outcomes if isinstance(outcome, GenerationResult)]
         errors = [outcome for outcome in outcomes if isinstance(outcome, ApiError)]
         if not results:
@@ -153,10 +150,10 @@ class Pipeline:
         blob.write(decode_data_url(url))
         return blob
 
-    async def generate(self, question: ChatQuestion, emit: Emit) -> GenerationResult | ApiError:
-        """Ask one question, emit the partial images that it brings, where wanted, and return its result or error.
+    async def generate(self, chat: ChatRequest, emit: Emit) -> GenerationResult | ApiError:
+        """Send a chat request once, emit the partial images of its reply, where wanted, and return its result or error.
 
-        A bug becomes an error too: the other questions are paid for, and this one's reply may be read once more.
+        A bug becomes an error too: the other replies are paid for, and this one may be read once more.
         """
         tracker = PartialImageTracker(self.request.partial_images if self.request.stream else 0)
         reply: ChatReply | None = None
@@ -169,7 +166,7 @@ class Pipeline:
                 emit(PartialImage(image))
 
         try:
-            await self.io.ask(question, take)
+            await self.io.ask(chat, take)
         except Exception as caught:  # noqa: BLE001  # reason: see above
             error = self.as_api_error(caught)
         outcome = await self.attempt(self.conclude(reply, error))
@@ -233,10 +230,10 @@ class Pipeline:
             mendable = [
                 each for each in outcomes if isinstance(each, ApiError) and not isinstance(each, NoImageInReply)
             ]
-            if await search(reply, shows_samples, reply, [image.url for image in images]):
+            if await in_thread_if_long(reply.size, shows_samples, reply, [image.url for image in images]):
                 raise error or no_image_error(reply)
             self.undelivered += mendable
-            raise mendable[0] if mendable else await search(reply, _first_error, reply, outcomes, error)
+            raise mendable[0] if mendable else await in_thread_if_long(reply.size, _first_error, reply, outcomes, error)
         return GenerationResult(finished, reply.usage)
 
     async def finish_all(self, reply: ChatReply, images: Sequence[FoundImage]) -> list[OutputImage | ApiError]:
@@ -264,7 +261,7 @@ class Pipeline:
         are_none = all(isinstance(outcome, NoImageInReply) for outcome in outcomes)
         others = [image for image in tried[: -self.request.n] if are_none or file_name(image.url) in names]
         failed = [*self.sent, *(image.url for image in tried)]
-        others += await search(reply, find_images, without_open_end(reply), failed)
+        others += await in_thread_if_long(reply.size, find_images, without_open_end(reply), failed)
         if not are_none:
             others = [image for image in others if not image.is_secondary]
         others = [image for image in others if not await self.is_input_echo(reply, image)]
@@ -274,24 +271,30 @@ class Pipeline:
     async def finish_guesses(
         self, reply: ChatReply, tried: Collection[str], *, patient: bool
     ) -> list[OutputImage | ApiError]:
-        """Return what became of the addresses that may lead to anything, judged by their bytes: at most `n` images.
+        """Return what became of the addresses that may lead to anything, within the time of one download."""
+        found = await in_thread_if_long(reply.size, find_guesses, without_open_end(reply), self.sent)
+        guesses = [each for each in found if each.url not in tried]
+        outcomes: list[OutputImage | ApiError] = []
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.policy.fetch_timeout):
+                await self.try_guesses(reply, guesses, outcomes, patient=patient)
+        return outcomes
+
+    async def try_guesses(
+        self, reply: ChatReply, guesses: Sequence[FoundImage], outcomes: list[OutputImage | ApiError], *, patient: bool
+    ) -> None:
+        """Add what became of guesses, judged by their bytes, to `outcomes`: at most `n` images.
 
         Each is asked once, the likeliest first. Then, if `patient`, the likeliest of those that could not be had is
         tried again, as a new image may not be everywhere yet; after the words of a refusal no image is on its way.
         """
-        found = await search(reply, find_guesses, without_open_end(reply), self.sent)
-        guesses = [each for each in found if each.url not in tried]
-        outcomes: list[OutputImage | ApiError] = []
         missing: list[FoundImage] = []
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self.policy.fetch_timeout):
-                for guess in guesses:
-                    if len(outcomes) < self.request.n:
-                        outcomes += await self.finish_guess(reply, guess, missing, patient=False)
-                is_over = not patient or not missing or bool(outcomes) or await search(reply, is_refusal, reply)
-                for guess in [] if is_over else missing[:1]:
-                    outcomes += await self.finish_guess(reply, guess, [], patient=True)
-        return outcomes
+        for guess in guesses:
+            if len(outcomes) < self.request.n:
+                outcomes += await self.finish_guess(reply, guess, missing, patient=False)
+        may_appear = patient and bool(missing) and not outcomes
+        if may_appear and not await in_thread_if_long(reply.size, is_refusal, reply):
+            outcomes += await self.finish_guess(reply, missing[0], [], patient=True)
 
     async def finish_guess(
         self, reply: ChatReply, guess: FoundImage, missing: list[FoundImage], *, patient: bool
@@ -307,7 +310,7 @@ class Pipeline:
 
     async def find_results(self, reply: ChatReply) -> list[FoundImage]:
         """Return the images of a reply, without those that the client itself has sent."""
-        found = await search(reply, find_images, without_open_end(reply), self.sent)
+        found = await in_thread_if_long(reply.size, find_images, without_open_end(reply), self.sent)
         return [image for image in found if not await self.is_input_echo(reply, image)]
 
     @property
@@ -427,10 +430,3 @@ def _first_error(reply: ChatReply, outcomes: Sequence[OutputImage | ApiError], e
     if lost is not None or not isinstance(words, ModerationBlocked):
         return lost or next(iter(errors), error or words)
     return error or words
-
-
-async def search(reply: ChatReply, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Call a function that searches a reply; for a long one in a thread, since other requests must not wait for it."""
-    if reply.size < _LONG:
-        return function(*args, **kwargs)
-    return await asyncio.to_thread(function, *args, **kwargs)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from app.protocol.chat_reply import ChatReply
-from app.protocol.chat_request import ChatQuestion
+from app.protocol.chat_request import ChatRequest
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import OutputImage
@@ -21,7 +21,7 @@ class PipelineIO(Protocol):
     Images are `ByteSink`s that `new_blob`, `fetch` and the other methods have made; the pipeline closes none of them.
     """
 
-    async def ask(self, question: ChatQuestion, on_reply: Callable[[ChatReply], Awaitable[None]]) -> None:
+    async def ask(self, chat: ChatRequest, on_reply: Callable[[ChatReply], Awaitable[None]]) -> None:
         """Await `on_reply` with snapshots of one reply while it grows, the complete reply last.
 
         Raises `UpstreamError` and its kind, also after snapshots.
@@ -114,7 +114,7 @@ class GenerationResult:
     """All images of a request, in order of arrival.
 
     Attributes:
-        failed: Counts the questions that brought none.
+        failed: How many of its chat requests brought no image.
         created: When the images were ready, in seconds since 1970: the same in each response that delivers them.
     """
 

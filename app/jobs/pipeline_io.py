@@ -23,7 +23,7 @@ from app.observability.metrics import DOWNLOADED_BYTES, SIGNING_ERRORS, STORE_ER
 from app.observability.tracing import TraceStep
 from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.chat_reply import ChatReply
-from app.protocol.chat_request import ChatQuestion, ignored_at
+from app.protocol.chat_request import ChatRequest, ignored_at
 from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_request import ImagesRequest
 from app.protocol.inline_images import ByteSink
@@ -60,8 +60,8 @@ class Backends:
 
 
 @dataclass(slots=True)
-class SentQuestion:
-    """One question to upstreams. `unsettled` counts its attempts that may have cost something."""
+class SentChatRequest:
+    """A chat request while it is sent to upstreams. `unsettled` counts its attempts that may have cost something."""
 
     run: JobRun
     unsettled: int = 0
@@ -98,12 +98,12 @@ class JobIO:
 
     def __post_init__(self) -> None:
         self._run = self.job.run
-        self._earlier = iter((*self.job.paid_replies, *self.job.spent_questions))
+        self._earlier = iter((*self.job.paid_replies, *self.job.paid_failures))
 
-    async def ask(self, question: ChatQuestion, on_reply: Callable[[ChatReply], Awaitable[None]]) -> None:
+    async def ask(self, chat: ChatRequest, on_reply: Callable[[ChatReply], Awaitable[None]]) -> None:
         """Await `on_reply` with snapshots of one reply, as `UpstreamRequest` says.
 
-        What the questions of an earlier run have brought is not asked for again.
+        A further run gets what the chat requests of the earlier one have brought before it sends any.
 
         Raises:
             ApiError: What the upstream has answered, in this run or in the earlier one.
@@ -112,9 +112,9 @@ class JobIO:
         if isinstance(earlier, ChatReply):
             return await on_reply(earlier)
         if earlier is not None:
-            self._run.question_errors.append(earlier)
+            self._run.chat_errors.append(earlier)
             raise earlier
-        sent, telemetry = SentQuestion(self._run), self._run.telemetry
+        sent, telemetry = SentChatRequest(self._run), self._run.telemetry
         if telemetry.ignored is None:
             self._expect_ignored()
 
@@ -125,8 +125,8 @@ class JobIO:
 
         try:
             with telemetry.waiting, telemetry.upstream, telemetry.trace.step("ask") as step:
-                request = self._request(question, sent, step, take)
-                await self.backends.pool.request(request, question.request.model, self.upstream)
+                request = self._request(chat, sent, step, take)
+                await self.backends.pool.request(request, chat.request.model, self.upstream)
         except (SpoolFull, OSError) as failure:
             error = _reply_lost(failure) if sent.unsettled else failure
             self._note_failure(sent, error)
@@ -138,9 +138,9 @@ class JobIO:
             if sent.reply is not None:
                 self.job.paid_replies.append(sent.reply)
 
-    def _note_failure(self, sent: SentQuestion, failure: BaseException) -> None:
-        """Note why a question has brought no reply, or only a part of one."""
-        self._run.question_errors.append(failure)
+    def _note_failure(self, sent: SentChatRequest, failure: BaseException) -> None:
+        """Note why a chat request has brought no reply, or only a part of one."""
+        self._run.chat_errors.append(failure)
         if isinstance(failure, ApiError) and not isinstance(failure, JobLost):
             if sent.unsettled and failure.retry_safety is RetrySafety.FUTILE:
                 sent.mark_free()
@@ -148,17 +148,17 @@ class JobIO:
             # A part of a reply that this server itself has cut off is not what was paid for.
             sent.reply = None
         if sent.unsettled and sent.reply is None:
-            self.job.spent_questions.append(failure if isinstance(failure, ApiError) else JobLost())
+            self.job.paid_failures.append(failure if isinstance(failure, ApiError) else JobLost())
 
     def _request(
         self,
-        question: ChatQuestion,
-        sent: SentQuestion,
+        chat: ChatRequest,
+        sent: SentChatRequest,
         step: TraceStep,
         on_reply: Callable[[str, ChatReply], Awaitable[None]],
     ) -> UpstreamRequest:
         return UpstreamRequest(
-            question,
+            chat,
             self.token,
             {"x-request-id": self.job.id, **step.headers},
             partial(self.job.spool.new_blob, is_paid=True),
@@ -168,8 +168,8 @@ class JobIO:
             on_reply,
         )
 
-    async def _before_send(self, sent: SentQuestion) -> None:
-        """Announce the job to other replicas before it may cost something, once for all its questions."""
+    async def _before_send(self, sent: SentChatRequest) -> None:
+        """Announce the job to other replicas before it may cost something, once for all its chat requests."""
         if self.backends.job_table.is_shared:
             if self._announcement is None:
                 self._announcement = asyncio.ensure_future(self.backends.job_table.mark_submitted(self.job))

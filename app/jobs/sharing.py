@@ -82,12 +82,12 @@ class JobSharing:
                 raise outcome.error
             # Before the job is taken over: from then on no disconnect of a client may end the redelivery.
             job.paid_replies[:] = await outcome.load_paid_replies(self.store, job.spool)
-            job.spent_questions[:] = outcome.spent_questions
+            job.paid_failures[:] = outcome.paid_failures
             if await self.job_table.take_over(job):
                 return None
             # Another replica was faster, and runs the job now. The error is no news of that run.
             job.paid_replies.clear()
-            job.spent_questions.clear()
+            job.paid_failures.clear()
             await self.job_table.sleep_until_poll()
         return None
 

@@ -27,8 +27,8 @@ MARKUP_INSTRUCTION = (
 
 
 @value_class
-class ChatQuestion:
-    """What is asked of an upstream, before a dialect and a model are chosen.
+class ChatRequest:
+    """What one reply is wanted for, before an upstream with its dialect and its model is chosen.
 
     `image_urls` are links or base64 that is encoded while it is sent, mask or markup last.
     """
@@ -48,8 +48,8 @@ class ChatQuestion:
         key = dialect, model, other_modalities, streams
         if key not in self._bodies:
             traits = replace(dialect, modalities=dialect.other_modalities) if other_modalities else dialect
-            question = self if streams == self.stream else replace(self, stream=streams)
-            self._bodies[key] = StreamingJson(chat_body(question, traits, model))
+            chat = self if streams == self.stream else replace(self, stream=streams)
+            self._bodies[key] = StreamingJson(chat_body(chat, traits, model))
         return self._bodies[key]
 
     def streams(self, mode: StreamMode | None) -> bool:
@@ -123,10 +123,10 @@ class _Wish(NamedTuple):
     sentence: str
 
 
-def chat_body(question: ChatQuestion, dialect: Dialect, model: str) -> dict[str, Any]:
+def chat_body(chat: ChatRequest, dialect: Dialect, model: str) -> dict[str, Any]:
     """Return the body as JSON values, with the bytes of images as `Base64String`."""
-    request = question.request
-    images = [{"type": "image_url", "image_url": {"url": url}} for url in question.image_urls]
+    request = chat.request
+    images = [{"type": "image_url", "image_url": {"url": url}} for url in chat.image_urls]
     wishes = list(_wishes(request, dialect))
     body: dict[str, Any] = {
         "model": dialect.model(model, _requested_size(request)),
@@ -135,7 +135,7 @@ def chat_body(question: ChatQuestion, dialect: Dialect, model: str) -> dict[str,
     if dialect.modalities:
         body["modalities"] = list(dialect.modalities)
     _merge(body, dialect.extra_body)
-    optional = {"metadata": request.metadata, "user": request.user, "stream": question.stream}
+    optional = {"metadata": request.metadata, "user": request.user, "stream": chat.stream}
     _merge(body, {name: value for name, value in optional.items() if name in dialect.send and value not in (None, {})})
     for place, value, _ in wishes:
         if place not in {PREFIX, WORDS}:

@@ -152,7 +152,7 @@ DIALECTS: dict[str, Dialect] = {
     "metadata": Dialect(size={"metadata.size": "WxH"}, auto_size="auto", quality=("metadata.quality",)),
     # Resellers' models that read nothing but the conversation, like gpt-image-2-all and sora_image.
     "words": Dialect(size={WORDS: "WxH"}, quality=(WORDS,), style=(WORDS,), background=(WORDS,), send=("stream",)),
-    # gpt-4o-image and others that take the fields of the Images API. Several questions make several images.
+    # gpt-4o-image and others that take the fields of the Images API. Several chat requests make several images.
     "top-level": Dialect(
         size={"size": "WxH"},
         quality=("quality",),

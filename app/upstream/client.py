@@ -4,19 +4,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import TypeVar
 
 import httpx
 import orjson
 
 from app.errors import ApiError, RetrySafety, UpstreamError, UpstreamInvalidReply
-from app.extraction.forms import FoundImage, find_guesses, find_images
+from app.extraction.forms import find_guesses, find_images
 from app.extraction.refusal import is_refusal
-from app.loop_turns import LoopTurn
+from app.loop_turns import MAX_BYTES, LoopTurn, in_thread_if_long
 from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.chat_reply import ChatReply
-from app.protocol.chat_request import ChatQuestion, client_fields
+from app.protocol.chat_request import ChatRequest, client_fields
 from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import StreamingJson
 from app.protocol.pace import Pace
@@ -35,16 +33,11 @@ from app.upstream.work_evidence import error_came_first
 #: A body up to this size is sent in one piece; a larger one is encoded while it is being sent.
 _MAX_SENT_WHOLE = 64 * 1024
 
-#: A reply with more bytes is parsed and searched in a thread.
-_LONG = 64 * 1024
-
 #: Seconds for the answer whether a caller's key is good. Until then the caller waits.
 _TOKEN_TIMEOUT = 5.0
 
 #: Characters of a header below which its value is a name or a switch, and not a secret.
 _LEAST_SECRET = 8
-
-_T = TypeVar("_T")
 
 
 async def _unobserved(*_: object) -> None:
@@ -66,7 +59,7 @@ class UpstreamRequest:
             at its end. An error may follow. No generator: each layer of these costs nearly 1 % of a small request.
     """
 
-    question: ChatQuestion
+    chat: ChatRequest
     api_key: str | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
     new_blob: Callable[[], ByteSink] | None = None
@@ -191,10 +184,10 @@ class UpstreamClient:
         response = pending.response
         try:
             await self._parse(parser, pending, request, started_at, record)
-            reply, end = await _in_thread_if_long(parser.size, partial(parser.reply, ended=True)), None
+            reply, end = await in_thread_if_long(parser.size, parser.reply, ended=True), None
         except UpstreamError as error:
-            await _in_thread_if_long(parser.size, parser.end)
-            reply, end = await _in_thread_if_long(parser.size, parser.reply), error
+            await in_thread_if_long(parser.size, parser.end)
+            reply, end = await in_thread_if_long(parser.size, parser.reply), error
         finally:
             await close(response)
         failure = None
@@ -233,12 +226,12 @@ class UpstreamClient:
         throttle, pace, turn = SnapshotThrottle(), Pace(), LoopTurn()
 
         async def take(chunk: bytes, is_all: bool) -> bool:
-            if is_all and len(chunk) < _LONG and chunk.startswith(b"{"):
+            if is_all and len(chunk) < MAX_BYTES and chunk.startswith(b"{"):
                 parser.feed_all(chunk)
                 return True
             for piece in split_events(chunk, lambda: pace.size if parser.is_in_image else 0):
                 began_at = time.perf_counter()
-                grown = await _in_thread_if_long(parser.pending, partial(parser.feed, piece))
+                grown = await in_thread_if_long(parser.pending, parser.feed, piece)
                 pace.note(len(piece), time.perf_counter() - began_at)
                 if throttle.should_snapshot(piece, parser.size, grown=grown):
                     reply = parser.reply()
@@ -254,7 +247,7 @@ class UpstreamClient:
         await request.on_reply(self._spec.name, reply)
 
     def _build(self, request: UpstreamRequest, body: StreamingJson, stopwatch: "_Stopwatch") -> httpx.Request:
-        streams = request.question.streams(self._spec.stream)
+        streams = request.chat.streams(self._spec.stream)
         headers = {
             **self._headers,
             "content-type": "application/json",
@@ -282,7 +275,7 @@ class UpstreamClient:
         *,
         came_first: bool = True,
     ) -> UpstreamFailure:
-        sent = request.question.request
+        sent = request.chat.request
         facts = AttemptFacts(
             now=self._now(),
             elapsed=elapsed,
@@ -338,27 +331,18 @@ class _EncodedBody(httpx.AsyncByteStream):
         self._stopwatch.restart()
 
 
-async def _in_thread_if_long(size: int, function: Callable[[], _T]) -> _T:
-    """Call a function that reads `size` bytes; in a thread if these are many, since others must not wait for it."""
-    return function() if size < _LONG else await asyncio.to_thread(function)
-
-
 async def _raise_unless_good(reply: ChatReply, end: UpstreamError) -> None:
     """Raise what a reply ended with, unless it is a text with an image in it, or one in which the model declines."""
     if reply.is_doubtful:
         if await _has_images(reply) or is_refusal(reply):
             return
         # What an address leads to is seen only later: it may be the image.
-        end.counts_against_upstream = not await _search(reply, find_guesses)
+        end.counts_against_upstream = not await in_thread_if_long(reply.size, find_guesses, reply)
     raise end
 
 
 async def _has_images(reply: ChatReply) -> bool:
-    return bool(await _search(reply, find_images))
-
-
-async def _search(reply: ChatReply, function: Callable[[ChatReply], list[FoundImage]]) -> list[FoundImage]:
-    return await _in_thread_if_long(reply.size, partial(function, reply))
+    return bool(await in_thread_if_long(reply.size, find_images, reply))
 
 
 def _broke_off(how: str) -> UpstreamError:

@@ -12,7 +12,7 @@ from app.errors import ApiError, InvalidRequest, NotFound, RateLimited, RequestT
 from app.observability.logging import log
 from app.observability.metrics import UPSTREAM_ATTEMPTS
 from app.protocol.attempt_costs import AttemptRecord
-from app.protocol.chat_request import ChatQuestion
+from app.protocol.chat_request import ChatRequest
 from app.protocol.image_request import ImagesRequest
 from app.protocol.json_stream import StreamingJson
 from app.upstream.circuit_breaker import CircuitBreaker, Permit
@@ -163,12 +163,12 @@ class UpstreamPool:
             RateLimited: All upstreams stayed at their concurrency limit until the time was up.
             ApiError: What the last upstream has answered, when no further attempt is allowed.
         """
-        routing = self._route(model, only, request.question.images_bytes)
+        routing = self._route(model, only, request.chat.images_bytes)
         self._budget.deposit()
         while True:
             member = await self._select(routing)
             started_at = routing.start(member.spec, self._monotonic())
-            body, record = _body_for(member, request.question, routing), _start_record(member, request, routing)
+            body, record = _body_for(member, request.chat, routing), _start_record(member, request, routing)
             failure = await self._attempt(member, request, body, started_at, record)
             if failure is None:
                 return
@@ -178,7 +178,7 @@ class UpstreamPool:
                 self._handle_failure(routing, member, failure)
 
     def preview(
-        self, question: ChatQuestion, model: str | None, only: str | None, images_bytes: int
+        self, chat: ChatRequest, model: str | None, only: str | None, images_bytes: int
     ) -> tuple[PoolMember, StreamingJson]:
         """Return the upstream that a request would go to now, and what it would be sent. Raises as `request` does."""
         routing = self._route(model, only, images_bytes)
@@ -186,7 +186,7 @@ class UpstreamPool:
         if isinstance(choice, NoCandidate):  # All are busy: the request would wait.
             choice = min(routing.models, key=lambda name: self._members[name].spec.priority)
         member = self._members[choice]
-        return member, _body_for(member, question, routing)
+        return member, _body_for(member, chat, routing)
 
     def highest_price(self, asked: ImagesRequest, only: str | None = None) -> Decimal:
         """Return the most that one image may cost at the upstreams that may be asked; 0 where no price is known."""
@@ -359,15 +359,15 @@ class UpstreamPool:
         routing.tried.discard(name)
 
 
-def _body_for(member: PoolMember, question: ChatQuestion, routing: RoutingState) -> StreamingJson:
+def _body_for(member: PoolMember, chat: ChatRequest, routing: RoutingState) -> StreamingJson:
     model = routing.models[member.spec.name]
     swapped = model in member.with_other_modalities
     spec = member.spec
-    return question.body(spec.dialect, model, other_modalities=swapped, stream_mode=spec.stream)
+    return chat.body(spec.dialect, model, other_modalities=swapped, stream_mode=spec.stream)
 
 
 def _start_record(member: PoolMember, request: UpstreamRequest, routing: RoutingState) -> AttemptRecord:
-    spec, asked = member.spec, request.question.request
+    spec, asked = member.spec, request.chat.request
     size = None if asked.size is None else str(asked.size.upstream_size)
     return AttemptRecord(spec.name, routing.models[spec.name], spec.prices, size, asked.quality)
 

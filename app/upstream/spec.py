@@ -51,7 +51,7 @@ class UpstreamSpec:
         headers: Sent with each request, below those that Limner writes.
         proxy: The address of an HTTP proxy, perhaps with user name and password.
         tls_ca: The certificates to trust in place of the system's.
-        stream: Whether a stream is requested; None leaves that to the question.
+        stream: Whether a stream is requested; None leaves that to the chat request.
         max_reply_bytes: Of one reply, all of its images included.
         max_images_bytes: The most bytes of input images that one request may have; None is no limit.
         origin_downloads_with_key: Images at this upstream's own address may be downloaded with its key.

@@ -43,7 +43,7 @@ from app.errors import (
 from app.images.blob import Blob
 from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.chat_reply import ChatReply
-from app.protocol.chat_request import ChatQuestion
+from app.protocol.chat_request import ChatRequest
 from app.protocol.dialects import DIALECTS
 from app.protocol.image_request import ImagesRequest
 from app.protocol.inline_images import placeholder_png
@@ -62,7 +62,7 @@ KEY = "sk-limner-test-upstream"
 CALLERS_KEY = "sk-limner-test-caller"
 URL = "https://example.com/generated-image.png"
 CAT = ImagesRequest(operation=Operation.GENERATION, prompt="a cat")
-SMALL = ChatQuestion(CAT)
+SMALL = ChatRequest(CAT)
 
 PNG = placeholder_png(1)
 
@@ -74,9 +74,9 @@ REPLY = orjson.dumps(
 )
 
 
-def body_of(question: ChatQuestion) -> StreamingJson:
+def body_of(chat: ChatRequest) -> StreamingJson:
     """Return the body that the upstream gets: its spec names no other dialect and no other model."""
-    return question.body(DIALECTS[DEFAULT_MODEL], DEFAULT_MODEL)
+    return chat.body(DIALECTS[DEFAULT_MODEL], DEFAULT_MODEL)
 
 
 def delta(text: str, **more: object) -> bytes:
@@ -782,7 +782,7 @@ def test_a_503_is_repeated_only_if_it_came_fast(late: Late) -> None:
             pool = UpstreamPool([PoolMember(config, client)], sleep=Clock().sleep, monotonic=lambda: now)
             with Blob() as image:
                 image.write(bytes(100_000))
-                await send(pool, UpstreamRequest(question_with(image) if late.sending else SMALL))
+                await send(pool, UpstreamRequest(chat_with(image) if late.sending else SMALL))
 
     asyncio.run(run())
     assert calls == late.calls
@@ -828,7 +828,7 @@ SENT = (
     Sent("no key at all", UpstreamRequest(SMALL), {}, PASS_THROUGH),
     Sent(
         "a stream, with an id",
-        UpstreamRequest(ChatQuestion(CAT, stream=True), headers={"x-request-id": "req_1"}),
+        UpstreamRequest(ChatRequest(CAT, stream=True), headers={"x-request-id": "req_1"}),
         {"accept": "text/event-stream, application/json", "x-request-id": "req_1"},
         PASS_THROUGH,
     ),
@@ -841,24 +841,24 @@ def test_nothing_else_is_sent(sent: Sent) -> None:
     head, _, body = chaos.calls[0].partition(b"\r\n\r\n")
     request, *lines = head.decode().split("\r\n")
     headers = dict(line.lower().split(": ", 1) for line in lines)
-    expected = PLAIN | sent.expected | {"content-length": str(body_of(sent.request.question).length)}
+    expected = PLAIN | sent.expected | {"content-length": str(body_of(sent.request.chat).length)}
     assert request == "POST /v1/chat/completions HTTP/1.1"
     assert headers.pop("host") in chaos.url
     assert headers == {name: value.lower() for name, value in expected.items()}
-    assert body == b"".join(body_of(sent.request.question).chunks())
-    assert orjson.loads(body)["stream"] is sent.request.question.stream
+    assert body == b"".join(body_of(sent.request.chat).chunks())
+    assert orjson.loads(body)["stream"] is sent.request.chat.stream
 
 
-def question_with(image: ByteSource) -> ChatQuestion:
-    return ChatQuestion(CAT, (Base64String(image, "data:image/png;base64,"),))
+def chat_with(image: ByteSource) -> ChatRequest:
+    return ChatRequest(CAT, (Base64String(image, "data:image/png;base64,"),))
 
 
 def test_a_large_body_is_sent_whole_on_each_attempt() -> None:
     with Blob() as image:
         image.write(os.urandom(700_001))
-        question = question_with(image)
-        _, chaos = send_to_chaos((BUSY,), OK, request=UpstreamRequest(question))
-        body = body_of(question)
+        chat = chat_with(image)
+        _, chaos = send_to_chaos((BUSY,), OK, request=UpstreamRequest(chat))
+        body = body_of(chat)
         whole = b"".join(body.chunks())
     heads = [call[: -len(whole)].lower() for call in chaos.calls]
     assert [call[-len(whole) :] == whole for call in chaos.calls] == [True, True]
@@ -875,10 +875,10 @@ def test_a_large_body_is_never_held() -> None:
         writer.write(answer(REPLY))
         writer.close()
 
-    async def run(question: ChatQuestion) -> int:
+    async def run(chat: ChatRequest) -> int:
         async with run_server(swallow) as url, open_pool(replace(QUICK, base_url=url)) as pool:
             tracemalloc.start()
-            outcome = await send(pool, UpstreamRequest(question))
+            outcome = await send(pool, UpstreamRequest(chat))
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         assert outcome.text == URL
@@ -886,7 +886,7 @@ def test_a_large_body_is_never_held() -> None:
 
     with Blob() as image:
         image.write(os.urandom(20 * 1024 * 1024))
-        assert asyncio.run(run(question_with(image))) < 3 * 1024 * 1024
+        assert asyncio.run(run(chat_with(image))) < 3 * 1024 * 1024
 
 
 def test_a_body_that_cannot_be_read_is_no_success() -> None:
@@ -897,7 +897,7 @@ def test_a_body_that_cannot_be_read_is_no_success() -> None:
             yield bytes(size)
             raise OSError(5, "Input/output error")
 
-    outcome, chaos = send_to_chaos(OK, request=UpstreamRequest(question_with(Gone())))
+    outcome, chaos = send_to_chaos(OK, request=UpstreamRequest(chat_with(Gone())))
     assert isinstance(outcome.error, UpstreamInvalidReply)
     assert_final(outcome.error)
     assert chaos.connections == 1
@@ -1056,7 +1056,7 @@ def read_stream(*chunks: bytes) -> Outcome:
     async def run() -> Outcome:
         async with httpx.MockTransport(lambda _: httpx.Response(200, content=stream())) as transport:
             pool = build(replace(QUICK, base_url="https://upstream.test/v1"), transport)
-            return await send(pool, UpstreamRequest(ChatQuestion(CAT, stream=True)))
+            return await send(pool, UpstreamRequest(ChatRequest(CAT, stream=True)))
 
     return asyncio.run(run())
 
@@ -1068,7 +1068,7 @@ def test_a_reply_of_known_length_needs_two_timers(monkeypatch: pytest.MonkeyPatc
     async def run() -> Outcome:
         async with httpx.MockTransport(lambda _: httpx.Response(200, content=REPLY)) as transport:
             pool = build(replace(QUICK, base_url="https://upstream.test/v1"), transport)
-            return await send(pool, UpstreamRequest(ChatQuestion(CAT)))
+            return await send(pool, UpstreamRequest(ChatRequest(CAT)))
 
     outcome = asyncio.run(run())
     assert outcome.replies[-1].complete
@@ -1102,7 +1102,7 @@ def test_a_length_that_is_none_is_left_to_the_connection(length: str) -> None:
         answer = httpx.Response(200, headers={"content-length": length}, stream=httpx.ByteStream(REPLY))
         async with httpx.MockTransport(lambda _: answer) as transport:
             pool = build(replace(QUICK, base_url="https://upstream.test/v1"), transport)
-            return await send(pool, UpstreamRequest(ChatQuestion(CAT)))
+            return await send(pool, UpstreamRequest(ChatRequest(CAT)))
 
     assert asyncio.run(run()).replies[-1].complete
 

@@ -18,7 +18,7 @@ from app.cli.check import run_checks
 from app.config.settings import Settings
 from app.errors import ApiError, UpstreamUnreachable
 from app.protocol.chat_reply import ChatReply
-from app.protocol.chat_request import ChatQuestion
+from app.protocol.chat_request import ChatRequest
 from app.protocol.image_request import ImagesRequest
 from app.protocol.parameters import Operation
 from app.services.upstreams import build_pool
@@ -34,7 +34,7 @@ from tests.support.servers import run_demo
 LINK = "https://example.com/generated-image.png"
 REPLY = orjson.dumps({"choices": [{"message": {"content": LINK}, "finish_reason": "stop"}]})
 OK = (b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(REPLY), REPLY),)
-REQUEST = UpstreamRequest(ChatQuestion(ImagesRequest(operation=Operation.GENERATION, prompt="a fox")))
+REQUEST = UpstreamRequest(ChatRequest(ImagesRequest(operation=Operation.GENERATION, prompt="a fox")))
 PASSWORD = "hunter2-hunter2"  # reason: of a proxy in this test
 SPEC = UpstreamSpec("", api_key=SecretStr("sk-upstream-key"), connect_timeout=20)
 

@@ -23,7 +23,7 @@ REFUSAL = {"error": {"message": "Incorrect API key provided: sk-***.", "type": "
 
 @dataclass(slots=True)
 class Upstream:
-    """Answers `GET /models` with this status, and every question with an image. `seen` holds what was requested."""
+    """Answers `GET /models` with this status, and every chat request with an image. `seen` holds what was requested."""
 
     models_status: int
     seen: list[str] = field(default_factory=list)

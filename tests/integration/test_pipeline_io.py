@@ -193,7 +193,7 @@ def test_keys_of_upstreams_belong_to_their_origins(
     ]
     upstreams.append(closed | ({"api_key": "sk-d"} if keys[0] else {}))
     with run_limner(demo.url, upstream_base_url=None, upstream_api_key=None, upstreams=upstreams) as limner:
-        job_io = JobIO(limner.service.backends, Mock(paid_replies=[], spent_questions=[]), "sk-caller", upstream)
+        job_io = JobIO(limner.service.backends, Mock(paid_replies=[], paid_failures=[]), "sk-caller", upstream)
         assert job_io._upstream_keys() == expected
-        nobody = JobIO(limner.service.backends, Mock(paid_replies=[], spent_questions=[]), None, upstream)
+        nobody = JobIO(limner.service.backends, Mock(paid_replies=[], paid_failures=[]), None, upstream)
         assert bool(nobody._upstream_keys()) == (keys[0] is not None)

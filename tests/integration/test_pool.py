@@ -41,7 +41,7 @@ from app.errors import (
 )
 from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.chat_reply import ChatReply
-from app.protocol.chat_request import ChatQuestion
+from app.protocol.chat_request import ChatRequest
 from app.protocol.dialects import DIALECTS
 from app.protocol.image_request import ImagesRequest
 from app.protocol.json_stream import Base64String, StreamingJson
@@ -56,7 +56,7 @@ from tests.support.raw_http_lines import GENERATION, ListeningClient, wait_for_j
 from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
 REPLY = read_reply(orjson.dumps({"choices": [{"message": {"content": "https://h/a.png"}, "finish_reason": "stop"}]}))
-REQUEST = UpstreamRequest(ChatQuestion(ImagesRequest(operation=Operation.GENERATION, prompt="a fox")))
+REQUEST = UpstreamRequest(ChatRequest(ImagesRequest(operation=Operation.GENERATION, prompt="a fox")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +332,7 @@ def test_each_upstream_gets_the_request_in_its_dialect_for_its_model() -> None:
     asyncio.run(run(None))
     assert world.tried == ["a", "b", "b"]
     alpha, beta = (
-        REQUEST.question.body(DIALECTS[name], model) for name, model in (("metadata", "alpha"), ("openrouter", "beta"))
+        REQUEST.chat.body(DIALECTS[name], model) for name, model in (("metadata", "alpha"), ("openrouter", "beta"))
     )
     assert (world.client("a").bodies, world.client("b").bodies) == ([alpha], [beta, beta])
     assert [orjson.loads(b"".join(body.chunks()))["model"] for body in (alpha, beta)] == ["alpha", "beta"]
@@ -371,11 +371,11 @@ def test_images_go_where_they_are_not_too_many_bytes(
     entries = {key: {"max_images_bytes": limit} for key, limit in limits.items()}
     world = build({"a": [OK], "b": [OK]}, entries=entries)
     images = (Base64String(Sized(100)), "https://h/a.png", Base64String(Sized(200)))
-    question = replace(REQUEST.question, image_urls=images)
+    chat = replace(REQUEST.chat, image_urls=images)
 
     async def run() -> list[str]:
         names: list[str] = []
-        await world.pool.request(noting(names, replace(REQUEST, question=question)), None)
+        await world.pool.request(noting(names, replace(REQUEST, chat=chat)), None)
         return names
 
     if answers is not None:
@@ -389,11 +389,11 @@ def test_images_go_where_they_are_not_too_many_bytes(
 def test_each_upstream_is_asked_for_a_stream_or_not() -> None:
     entries = {"a": {"stream": "never"}, "b": {"stream": "always"}, "c": {"stream": "auto"}, "d": {}}
     world = build({"a": [DOWN], "b": [DOWN], "c": [DOWN], "d": [OK]}, entries=entries, attempts=4)
-    question = replace(REQUEST.question, stream=True)
+    chat = replace(REQUEST.chat, stream=True)
 
     async def run() -> None:
         names: list[str] = []
-        await world.pool.request(noting(names, replace(REQUEST, question=question)), None)
+        await world.pool.request(noting(names, replace(REQUEST, chat=chat)), None)
         assert names == ["d", "d"]
 
     asyncio.run(run())

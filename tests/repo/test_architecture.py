@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "protocol",
         "extraction",
     },
-    "jobs": _CORE - {"bounded_responses", "connection_ends", "loop_turns", "config", "jobs"},
+    "jobs": _CORE - {"bounded_responses", "connection_ends", "config", "jobs"},
     "config": {"protocol", "images", "upstream/spec"},
     "api": _CORE,
     "services": _CORE,
@@ -67,7 +67,14 @@ MAX_FLOORS = 9
 
 #: Files with fewer rights than their package: the way of a request knows neither HTTP nor Redis nor the disk.
 MAY_IMPORT_ONLY = {
-    "jobs/pipeline": {"errors", "protocol", "extraction", "jobs/concurrent_work", "jobs/pipeline_interface"},
+    "jobs/pipeline": {
+        "errors",
+        "loop_turns",
+        "protocol",
+        "extraction",
+        "jobs/concurrent_work",
+        "jobs/pipeline_interface",
+    },
     "jobs/pipeline_interface": {"protocol"},
 }
 
@@ -166,7 +173,7 @@ FORBIDDEN_WORDS = {
 FORBIDDEN_IN_TEXTS = re.compile(r"(?i)\b(errand|workbench|handover|(?<!cherry )studio)s?\b")
 
 #: Where any exception is logged and becomes a 500, since no caller could do it. In the pipeline a caller could, but a bug
-#: with one image would take those of the other questions with it, which are paid for.
+#: with one image would take those of the other replies with it, which are paid for.
 LAST_RESORTS = {"jobs/job_run", "jobs/pipeline", "api/middleware", "images/decoder"}
 
 

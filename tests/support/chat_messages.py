@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.protocol.chat_request import ChatQuestion
+from app.protocol.chat_request import ChatRequest
 from app.protocol.dialects import Dialect
 
 LINK = "https://example.com/source-image.png"
@@ -13,8 +13,8 @@ def messages(text: str, *urls: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [{"type": "text", "text": text}, *images]}]
 
 
-def sent(question: ChatQuestion, dialect: Dialect, model: str = "m", *, other_modalities: bool = False) -> bytes:
-    body = question.body(dialect, model, other_modalities=other_modalities)
+def sent(chat: ChatRequest, dialect: Dialect, model: str = "m", *, other_modalities: bool = False) -> bytes:
+    body = chat.body(dialect, model, other_modalities=other_modalities)
     data = b"".join(body.chunks())
     assert len(data) == body.length
     return data

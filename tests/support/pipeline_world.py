@@ -13,7 +13,7 @@ from app.images.blob import Blob, Spool
 from app.jobs.pipeline import Pipeline
 from app.jobs.pipeline_interface import GenerationResult, PartialImage, PipelinePolicy
 from app.protocol.chat_reply import ChatReply
-from app.protocol.chat_request import ChatQuestion
+from app.protocol.chat_request import ChatRequest
 from app.protocol.dialects import DIALECTS
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest
@@ -49,9 +49,9 @@ class World:
     """Implements `PipelineIO` in memory.
 
     Attributes:
-        replies: For each question the snapshots of its reply, or an error at their end. The last one serves all others.
+        replies: For each chat request the snapshots of its reply, or an error at their end. The last one serves all others.
         web: What can be downloaded, by URL.
-        sent: The body of each question, and whether a stream was requested.
+        sent: The body of each chat request, and whether a stream was requested.
         stored: The bytes and the media type of each image in the store.
         converted: What each conversion returns; None: nothing is to do.
         masks: The two images of each call of `check_mask`, and the original and the mask of each of `apply_mask`.
@@ -74,12 +74,12 @@ class World:
     masks: list[tuple[bytes, bytes]] = field(default_factory=list)
     prepared: list[tuple[bytes, int, bytes | None]] = field(default_factory=list)
     bugs: list[Exception] = field(default_factory=list)
-    open_questions: int = 0
+    open_requests: int = 0
 
-    async def ask(self, question: ChatQuestion, on_reply: Callable[[ChatReply], Awaitable[None]]) -> None:
-        body = question.body(DIALECTS["gpt-image-2-chat"], "gpt-image-2-chat")
-        self.sent.append((orjson.loads(b"".join(body.chunks())), question.stream))
-        self.open_questions += 1
+    async def ask(self, chat: ChatRequest, on_reply: Callable[[ChatReply], Awaitable[None]]) -> None:
+        body = chat.body(DIALECTS["gpt-image-2-chat"], "gpt-image-2-chat")
+        self.sent.append((orjson.loads(b"".join(body.chunks())), chat.stream))
+        self.open_requests += 1
         try:
             for item in self.replies[min(len(self.sent), len(self.replies)) - 1]:
                 await asyncio.sleep(0)
@@ -87,7 +87,7 @@ class World:
                     raise item
                 await on_reply(item)
         finally:
-            self.open_questions -= 1
+            self.open_requests -= 1
 
     def new_blob(self) -> Blob:
         return self.spool.new_blob()

@@ -211,10 +211,10 @@ def credit_retries_of_the_vanished(history: History, attempt: Attempt, group: Gr
         group.credit[attempt.client] += attempt.client.wish.n
 
 
-async def ask_for_ever(io: JobIO, question: Any, on_reply: Any) -> None:
+async def ask_for_ever(io: JobIO, chat: Any, on_reply: Any) -> None:
     while True:
         try:
-            return await ASK(io, question, on_reply)
+            return await ASK(io, chat, on_reply)
         except UpstreamError:
             if io.job.id == io.job.reader_id or io.job.may_have_cost:
                 raise
@@ -239,8 +239,8 @@ async def hold_for_ever(semaphore: FairSemaphore, caller: str, slots: int = 1) -
     yield
 
 
-async def ask_and_forget(io: JobIO, question: Any, on_reply: Any) -> None:
-    await ASK(io, question, on_reply)
+async def ask_and_forget(io: JobIO, chat: Any, on_reply: Any) -> None:
+    await ASK(io, chat, on_reply)
     io.job.paid_replies.clear()
 
 
@@ -293,12 +293,12 @@ PLANTED_BUGS = (
     PlantedBug("A delivered result is dropped at once, so a retry after a dead connection pays again.", attribute(Job, "should_retain", property(only_undelivered))),
     PlantedBug("A client that has hung up before its job starts is charged.", attribute(DisconnectWatcher, "is_connected", say_yes)),
     PlantedBug("A repeat joins a run that was called off, and gets its false message of a shutdown.", attribute(Job, "needs_new_run", property(lambda job: job.needs_redelivery)), first=260),
-    PlantedBug("An empty table is believed at once, so a question with a key is paid for twice.", script(("args.settled_after - age() or 0", "0 or 0")), first=455),
+    PlantedBug("An empty table is believed at once, so a request with a key is paid for twice.", script(("args.settled_after - age() or 0", "0 or 0")), first=455),
     PlantedBug("A key forgets failures that may have cost something, so its repeats pay again.", attribute(Job, "should_retain", property(lambda job: not job.has_failed or job.is_awaited_later or job.needs_redelivery))),
-    PlantedBug("The record does not say that the question was sent, so a replica that takes the job over pays again.", attribute(JobTable, "mark_submitted", do_nothing)),
+    PlantedBug("The record does not say that the request was sent, so a replica that takes the job over pays again.", attribute(JobTable, "mark_submitted", do_nothing)),
     PlantedBug("No heartbeats are given, so replicas that live look dead.", attribute(JobTable, "heartbeat", give_no_heartbeats)),
     PlantedBug("Jobs are compared without their caller, so one caller gets the image of another.", attribute(JobKey, "group", property(lambda key: ("", key.key or key.fingerprint)))),
-    PlantedBug("Attempts are not counted, so a question is sent again and again.", attribute(UpstreamPool, "_handle_failure", forget_attempts)),
+    PlantedBug("Attempts are not counted, so a chat request is sent again and again.", attribute(UpstreamPool, "_handle_failure", forget_attempts)),
     PlantedBug("A client that leaves ends a run that was paid for.", attribute(JobReader, "close", close_and_call_off)),
     PlantedBug("A replica goes on following a job whose client has left, so the repeat of that client pays again.", attribute(JobReader, "close", close_and_follow), first=400_704),
     PlantedBug("A heartbeat that was sent before a client left says that it is there, so the repeat of that client pays again.", script(("latest_command(id) > args.sequence", "false")), situation=a_client_leaves_at_a_heartbeat),
@@ -308,12 +308,12 @@ PLANTED_BUGS = (
     PlantedBug("A replica that sends an outcome is suspected late, so after its death the repeat of its client pays again.", script(("  lease(args.id, args.reader_lease)\n  if record", "  lease(args.id, record.has_outcome and args.delivery_lease or args.reader_lease)\n  if record")), situation=a_replica_dies_while_it_sends_the_result_of_another),
     PlantedBug("A state that was given up takes away the outcome that was published after it, so the image is lost.", script(("  elseif not news and has_outcome(args.id) then\n    return {'ok'}\n", "")), situation=the_news_of_a_leave_is_slow),
     PlantedBug("Every response counts as delivered, so a client that has left does not get its image.", attribute(JobReader, "close", close_as_delivered)),
-    PlantedBug("A connection that broke after sending counts as never made, so the question is paid for twice.", attribute(upstream_client, "connection_failure", fail_safely)),
+    PlantedBug("A connection that broke after sending counts as never made, so the request is paid for twice.", attribute(upstream_client, "connection_failure", fail_safely)),
     PlantedBug("Replies that were paid for are forgotten, so a failed download costs the image.", attribute(JobIO, "ask", ask_and_forget)),
     PlantedBug("A slot of the process is not given back.", attribute(FairSemaphore, "acquire", hold_for_ever)),
     PlantedBug("Requests with one key do not wait for each other, so two at the same moment are paid for twice.", attribute(JobRegistry, "lock", lambda *_: asyncio.Lock())),
     PlantedBug("Finished jobs are not handed over, so their results reach no other replica.", attribute(JobSharing, "on_unread", lambda *_: None), first=105),
-    PlantedBug("The retry count of a client is not read, so its retry is another question.", attribute(image_endpoints, "is_client_retry", lambda _: False)),
+    PlantedBug("The retry count of a client is not read, so its retry is another request.", attribute(image_endpoints, "is_client_retry", lambda _: False)),
     PlantedBug("A key may be used for another request, which gets the image of the first.", script(("elseif record.fingerprint ~= args.fields.fingerprint then", "elseif false then")), situation=a_key_comes_with_two_questions),
     PlantedBug("An owner abandons a job that another replica waits for.", script(("if count_readers(args.id) > 0 then return {'awaited'} end\n  give_up(args.id)", "give_up(args.id)"))),
     PlantedBug("A reply that was cut is not shared, so the image that it has named is lost with its replica.", attribute(outcome, "dump_reply", lambda reply: dump_reply(reply) if reply.complete else None), situation=a_replica_dies_with_a_reply_that_was_cut),
@@ -324,7 +324,7 @@ PLANTED_BUGS = (
     PlantedBug("A job begins although its record was deleted and another has taken its place, so both are paid for.", both(script(("if args.submitting and is_replaced(args.id) then return {'not_owner'} end", "")), attribute(ImageService, "_joinable_here", find_at_once)), situation=a_client_leaves_when_its_key_is_claimed),
     PlantedBug("An image that could not be delivered is for everyone at once, so two clients share it.", script(("  if record.keyed == '1' then return", "  if record.keyed == '1' or record.retry_free == '1' then return")), situation=two_clients_ask_at_once_for_an_image_that_has_to_be_had_again),
     PlantedBug(
-        "A client that leaves before its question is sent does not end the run.",
+        "A client that leaves before its request is sent does not end the run.",
         attribute(JobReader, "close", close_and_go_on),
     ),
     PlantedBug(

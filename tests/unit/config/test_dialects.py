@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from app.config.settings import Settings
-from app.protocol.chat_request import ChatQuestion
+from app.protocol.chat_request import ChatRequest
 from app.protocol.dialects import DIALECTS, Dialect
 from app.protocol.parameters import Operation
 from app.protocol.request_parser import read_json
@@ -64,7 +64,7 @@ def test_five_lines_for_a_vendor_that_is_not_in_the_table(tmp_path: Path) -> Non
     file.write_text(VENDOR)
     (entry,) = Settings(config=file).effective_upstreams
     request = read_json(Operation.GENERATION, {"prompt": "a cat", "size": "2048x1152", "quality": "high"})
-    body = ChatQuestion(request).body(entry.dialect.build(), "easel-xl")
+    body = ChatRequest(request).body(entry.dialect.build(), "easel-xl")
     assert orjson.loads(b"".join(body.chunks())) == {
         "model": "easel-xl",
         "messages": [{"role": "user", "content": [{"type": "text", "text": "a cat"}]}],

@@ -1,4 +1,4 @@
-"""What a job remembers of its questions: what may have been paid for is never asked for again."""
+"""What a job remembers of its chat requests: what may have been paid for is never sent again."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from app.jobs.job import Job
 from app.jobs.job_run import JobRun
 from app.jobs.pipeline_io import JobIO
 from app.protocol.chat_reply import ChatReply
-from app.protocol.chat_request import ChatQuestion
+from app.protocol.chat_request import ChatRequest
 from app.protocol.dialects import DIALECTS, Dialect
 from app.protocol.reply_parser import read_reply
 from app.protocol.sizes import Size
@@ -37,7 +37,7 @@ class ScriptedPool:
 
     def __init__(self, *script: ChatReply | BaseException | str) -> None:
         self.script = script
-        self.questions = 0
+        self.requests = 0
         self.dialects = {"one": DIALECTS["gpt-image-2-chat"]}
 
     def member(self, name: str) -> SimpleNamespace:
@@ -47,7 +47,7 @@ class ScriptedPool:
         return dict.fromkeys(self.dialects, "m")
 
     async def request(self, request: UpstreamRequest, model: str | None, only: str | None) -> None:
-        self.questions += 1
+        self.requests += 1
         await request.before_send()
         for each in self.script:
             match each:
@@ -71,14 +71,14 @@ def io_of(job: Job, pool: ScriptedPool) -> JobIO:
 
 
 async def ask(io: JobIO) -> ChatReply | BaseException:
-    """Return the last snapshot, or the exception that ended the question."""
+    """Return the last snapshot, or the exception that ended it."""
     replies: list[ChatReply] = []
 
     async def take(reply: ChatReply) -> None:
         replies.append(reply)
 
     try:
-        await io.ask(ChatQuestion(REQUEST, (), stream=False), take)
+        await io.ask(ChatRequest(REQUEST, (), stream=False), take)
     except (ApiError, KeyError, asyncio.CancelledError) as error:
         return error
     return replies[-1]
@@ -88,8 +88,8 @@ UNSAFE, FUTILE = failed(RetrySafety.UNSAFE), failed(RetrySafety.FUTILE)
 FULL = SpoolFull("full")
 BUG = KeyError("bug")
 
-#: What the upstream does; the replies that were paid for; the errors of questions that are spent; whether it may have cost.
-QUESTIONS: list[tuple[str, tuple[Any, ...], list[ChatReply], Callable[[list[ApiError]], bool], bool]] = [
+#: What the upstream does; the replies that were paid for; the errors that may have been paid for; whether it may have cost.
+CHATS: list[tuple[str, tuple[Any, ...], list[ChatReply], Callable[[list[ApiError]], bool], bool]] = [
     ("a reply", (PAID_REPLY,), [PAID_REPLY], lambda spent: not spent, True),
     ("a reply after a failure that cost nothing", ("free", PAID_REPLY), [PAID_REPLY], lambda spent: not spent, True),
     ("a failure that may have cost something", (UNSAFE,), [], lambda spent: spent == [UNSAFE], True),
@@ -104,40 +104,38 @@ QUESTIONS: list[tuple[str, tuple[Any, ...], list[ChatReply], Callable[[list[ApiE
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("name", "script", "paid", "is_spent", "may_cost"), QUESTIONS, ids=[row[0] for row in QUESTIONS]
-)
-def test_a_question_leaves_behind_what_a_further_run_must_know(
+@pytest.mark.parametrize(("name", "script", "paid", "is_paid", "may_cost"), CHATS, ids=[row[0] for row in CHATS])
+def test_a_chat_request_leaves_behind_what_a_further_run_must_know(
     name: str,
     script: tuple[Any, ...],
     paid: list[ChatReply],
-    is_spent: Callable[[list[ApiError]], bool],
+    is_paid: Callable[[list[ApiError]], bool],
     may_cost: bool,
 ) -> None:
     async def play() -> None:
         job, io, _ = job_with(*script)
         outcome = await ask(io)
         assert job.paid_replies == paid
-        assert is_spent(job.spent_questions), job.spent_questions
+        assert is_paid(job.paid_failures), job.paid_failures
         assert job.run.may_have_cost is may_cost
-        assert job.run.question_errors == ([] if isinstance(outcome, ChatReply) else [outcome])
+        assert job.run.chat_errors == ([] if isinstance(outcome, ChatReply) else [outcome])
         job.spool.close()
 
     asyncio.run(play())
 
 
-def test_a_further_run_asks_only_the_questions_that_surely_cost_nothing() -> None:
+def test_a_further_run_sends_only_the_chat_requests_that_surely_cost_nothing() -> None:
     async def play() -> None:
         job, _, _ = job_with()
         job.paid_replies.append(PAID_REPLY)
-        job.spent_questions.append(UNSAFE)
+        job.paid_failures.append(UNSAFE)
         pool = ScriptedPool(read_reply(b'{"choices":[{"message":{"content":"y"}}]}'))
         io = io_of(job, pool)
         assert [await ask(io) for _ in range(2)] == [PAID_REPLY, UNSAFE]
-        assert (pool.questions, job.spent_questions) == (0, [UNSAFE])
-        assert job.run.question_errors == [UNSAFE]
+        assert (pool.requests, job.paid_failures) == (0, [UNSAFE])
+        assert job.run.chat_errors == [UNSAFE]
         assert isinstance(await ask(io), ChatReply)
-        assert pool.questions == 1
+        assert pool.requests == 1
         job.spool.close()
 
     asyncio.run(play())
@@ -156,11 +154,11 @@ def test_a_reply_for_which_there_was_no_room_invites_no_retry() -> None:
 
 
 @pytest.mark.parametrize("error", [FUTILE, FULL])
-def test_a_question_that_was_never_sent_leaves_nothing_behind(error: ApiError) -> None:
+def test_a_chat_request_that_was_never_sent_leaves_nothing_behind(error: ApiError) -> None:
     job, _, _ = job_with()
 
     class FullPool(ScriptedPool):
-        """Upstreams that have no room for the question."""
+        """Upstreams that have no room for it."""
 
         async def request(self, *_: object) -> None:
             (error,) = self.script
@@ -168,7 +166,7 @@ def test_a_question_that_was_never_sent_leaves_nothing_behind(error: ApiError) -
             raise error
 
     assert asyncio.run(ask(io_of(job, FullPool(error)))) is error
-    assert (job.spent_questions, job.run.may_have_cost) == ([], False)
+    assert (job.paid_failures, job.run.may_have_cost) == ([], False)
     job.spool.close()
 
 
@@ -202,7 +200,7 @@ def test_parameters_are_ignored_by_the_upstream_that_answers(
     assert (seen, job.run.telemetry.ignored) == ([expected], in_the_end), name
 
 
-def test_what_any_upstream_of_several_questions_ignores_is_named() -> None:
+def test_what_any_upstream_of_several_replies_ignores_is_named() -> None:
     job, io, pool = job_with(PAID_REPLY)
     job.request = EVERYTHING
     for dialect in (DIALECTS["words"], DIALECTS["gpt-image-2-chat"], DIALECTS["top-level"]):

@@ -12,7 +12,7 @@ from app.images.blob import Spool
 from app.jobs.job import Job
 from app.jobs.job_run import JobRun, JobState
 from app.jobs.pipeline_interface import Emit, GenerationResult, Item, PartialImage
-from app.jobs.pipeline_io import JobIO, SentQuestion
+from app.jobs.pipeline_io import JobIO, SentChatRequest
 from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import OutputImage
 from app.protocol.parameters import Operation
@@ -324,7 +324,7 @@ def test_a_run_that_has_ended_cannot_be_called_off() -> None:
 
 
 def test_nothing_is_sent_once_a_run_is_called_off() -> None:
-    """Although the cancellation has not reached the task of each question yet."""
+    """Although the cancellation has not reached the task of each chat request yet."""
 
     async def play() -> None:
         table: JobTable[Job] = JobTable(SharedState("memory:", fail_closed=False), ttl=600, key_ttl=600)
@@ -333,7 +333,7 @@ def test_nothing_is_sent_once_a_run_is_called_off() -> None:
         io = JobIO(backends, Job("req_1", ME, REQUEST, Spool(), run), None)
         run.call_off()
         with pytest.raises(asyncio.CancelledError):
-            await io._before_send(SentQuestion(run))
+            await io._before_send(SentChatRequest(run))
         assert not run.was_submitted
         await run.wait_done()
 

@@ -338,7 +338,7 @@ def test_a_bug_does_not_take_the_other_images_with_it(
     world = BuggyWorld(replies)
     result = result_of(request_for(n=2), world)
     assert [bytes_in(image) for image in result.images] == [PNG] * count
-    assert (world.bugs, world.open_questions) == ([BUG], 0)
+    assert (world.bugs, world.open_requests) == ([BUG], 0)
 
 
 def test_a_bug_with_all_images_is_an_error_that_a_repeat_may_mend() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.protocol.chat_request import ChatQuestion, StreamMode, client_fields, ignored_at, to_image_url, wants_stream
+from app.protocol.chat_request import ChatRequest, StreamMode, client_fields, ignored_at, to_image_url, wants_stream
 from app.protocol.dialects import DIALECTS, Dialect
 from app.protocol.image_request import ImagesRequest
 from app.protocol.json_stream import Base64String
@@ -19,8 +19,8 @@ from tests.support.memory_sink import MemorySink
 def test_the_documented_example_to_the_byte() -> None:
     prompt = "参考这张图片,生成一张产品海报。保留主体风格,背景换成明亮的摄影棚。"
     request = ImagesRequest(operation=Operation.EDIT, prompt=prompt, size=Size(3840, 2160))
-    question = ChatQuestion(request, (LINK,))
-    assert sent(question, DIALECTS["gpt-image-2-chat"], "gpt-image-2-chat").decode() == (
+    chat = ChatRequest(request, (LINK,))
+    assert sent(chat, DIALECTS["gpt-image-2-chat"], "gpt-image-2-chat").decode() == (
         '{"model":"gpt-image-2-chat","messages":[{"role":"user","content":['
         f'{{"type":"text","text":"3840x2160 \'{prompt}\'"}},'
         f'{{"type":"image_url","image_url":{{"url":"{LINK}"}}}}]}}],"stream":false}}'
@@ -30,17 +30,17 @@ def test_the_documented_example_to_the_byte() -> None:
 def test_images_may_be_base64_strings() -> None:
     request = ImagesRequest(operation=Operation.EDIT, prompt="a cat")
     image = Base64String(MemorySink(b"abc"), "data:image/png;base64,")
-    body = orjson.loads(sent(ChatQuestion(request, (image,), stream=True), DIALECTS["metadata"]))
+    body = orjson.loads(sent(ChatRequest(request, (image,), stream=True), DIALECTS["metadata"]))
     assert body["messages"] == messages("a cat", "data:image/png;base64,YWJj")
 
 
 def test_a_body_is_built_once_for_each_dialect_and_model() -> None:
-    question = ChatQuestion(ImagesRequest(operation=Operation.GENERATION, prompt="a cat"))
-    body = question.body(DIALECTS["metadata"], "m")
-    assert question.body(DIALECTS["metadata"], "m") is body
-    assert question.body(DIALECTS["openrouter"], "m") is not body
-    assert question.body(DIALECTS["metadata"], "other") is not body
-    assert [orjson.loads(sent(question, DIALECTS["metadata"], model))["model"] for model in ("m", "other")] == [
+    chat = ChatRequest(ImagesRequest(operation=Operation.GENERATION, prompt="a cat"))
+    body = chat.body(DIALECTS["metadata"], "m")
+    assert chat.body(DIALECTS["metadata"], "m") is body
+    assert chat.body(DIALECTS["openrouter"], "m") is not body
+    assert chat.body(DIALECTS["metadata"], "other") is not body
+    assert [orjson.loads(sent(chat, DIALECTS["metadata"], model))["model"] for model in ("m", "other")] == [
         "m",
         "other",
     ]
@@ -48,9 +48,9 @@ def test_a_body_is_built_once_for_each_dialect_and_model() -> None:
 
 def test_questions_are_compared_without_their_bodies() -> None:
     request = ImagesRequest(operation=Operation.GENERATION, prompt="a cat")
-    question = ChatQuestion(request)
-    question.body(DIALECTS["metadata"], "m")
-    assert question == ChatQuestion(request)
+    chat = ChatRequest(request)
+    chat.body(DIALECTS["metadata"], "m")
+    assert chat == ChatRequest(request)
 
 
 @pytest.mark.parametrize(
@@ -122,11 +122,11 @@ def test_a_size_of_the_keys_policy_is_not_the_clients() -> None:
 def test_the_bytes_of_images_are_counted_before_they_become_base64() -> None:
     request = ImagesRequest(operation=Operation.EDIT, prompt="a cat")
     images = (Base64String(MemorySink(b"abc"), "data:image/png;base64,"), "https://example.com/a.png")
-    assert ChatQuestion(request, images).images_bytes == 3
+    assert ChatRequest(request, images).images_bytes == 3
 
 
 @pytest.mark.parametrize(("mode", "asked", "streams"), [("auto", True, True), ("auto", False, False), ("always", False, True), ("never", True, False)])  # fmt: skip
 def test_whether_a_stream_is_requested(mode: StreamMode, asked: bool, streams: bool) -> None:
     request = ImagesRequest(operation=Operation.GENERATION, prompt="a cat", stream=asked)
     assert wants_stream(mode, request) is streams
-    assert ChatQuestion(request, stream=not streams).streams(mode) is streams
+    assert ChatRequest(request, stream=not streams).streams(mode) is streams

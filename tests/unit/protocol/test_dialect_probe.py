@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.protocol.chat_request import ChatQuestion, chat_body
+from app.protocol.chat_request import ChatRequest, chat_body
 from app.protocol.dialect_probe import (
     FEW_SIZES,
     GOOGLE,
@@ -214,7 +214,7 @@ def test_a_question_asks_for_a_different_size_at_each_place() -> None:
 def test_the_body_of_a_question() -> None:
     question = Question({PREFIX: "832x1456", WORDS: "16:9", METADATA: "1x2", SIZE: "3x4", GOOGLE: "5:6"}, ("image",))
     request = read_json(Operation.GENERATION, {"prompt": question.prompt})
-    body = chat_body(ChatQuestion(request, stream=True), Dialect(**question.table), "m")
+    body = chat_body(ChatRequest(request, stream=True), Dialect(**question.table), "m")
     text = f"832x1456 '{PROMPT}\n\nAspect ratio of the image: 16:9.'"
     assert body == {
         "model": "m",

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.protocol.chat_request import MARKUP_INSTRUCTION, ChatQuestion
+from app.protocol.chat_request import MARKUP_INSTRUCTION, ChatRequest
 from app.protocol.dialects import BUCKETS, DIALECTS, MASK_INSTRUCTION, Dialect, RequestedSize, nearest_tier
 from app.protocol.input_images import InputImage
 from app.protocol.parameters import Operation
@@ -355,8 +355,8 @@ def body_of(case: Case) -> Any:
         request = replace(request, mask=InputImage(url=LINK))
     if case.markup:
         request = replace(request, markup=InputImage(url=LINK))
-    question = ChatQuestion(request, case.urls, case.stream)
-    return orjson.loads(sent(question, DIALECTS[case.dialect], other_modalities=case.other_modalities))
+    chat = ChatRequest(request, case.urls, case.stream)
+    return orjson.loads(sent(chat, DIALECTS[case.dialect], other_modalities=case.other_modalities))
 
 
 def fits(case: Case) -> bool:
@@ -457,7 +457,7 @@ SUFFIXES = {"1:1": "", "16:9": "-16x9", "1K": "", "4K": "-4k", "1024x1024": ":sm
 def test_a_model_has_suffixes_for_sizes_ratios_and_tiers(size: dict[str, str], model: str) -> None:
     dialect = Dialect(model_suffixes=SUFFIXES)
     request = read_json(Operation.GENERATION, {"prompt": "a cat", **size})
-    assert orjson.loads(sent(ChatQuestion(request), dialect))["model"] == model
+    assert orjson.loads(sent(ChatRequest(request), dialect))["model"] == model
 
 
 def test_a_small_size_has_the_smallest_tier() -> None:
@@ -469,7 +469,7 @@ def test_qualities_are_translated() -> None:
     dialect = Dialect(quality=("quality", "style.quality"), qualities={"high": "hd"})
     for quality, written in (("high", "hd"), ("low", "low")):
         body = orjson.loads(
-            sent(ChatQuestion(read_json(Operation.GENERATION, {"prompt": "a", "quality": quality})), dialect)
+            sent(ChatRequest(read_json(Operation.GENERATION, {"prompt": "a", "quality": quality})), dialect)
         )
         assert (body["quality"], body["style"]) == (written, {"quality": written})
 
@@ -478,7 +478,7 @@ def test_constants_are_merged_below_what_is_asked_for() -> None:
     constants = {"image": {"size": "1x1", "seed": 7}, "metadata": {"a": "ours", "team": "x"}, "user": "nobody"}
     dialect = Dialect(size={"image.size": "WxH", "image.format.size": "WxH"}, extra_body=constants)
     wishes = {"prompt": "a", "size": "1024x1024", "metadata": {"a": "theirs"}}
-    body = orjson.loads(sent(ChatQuestion(read_json(Operation.GENERATION, wishes)), dialect))
+    body = orjson.loads(sent(ChatRequest(read_json(Operation.GENERATION, wishes)), dialect))
     assert body["image"] == {"size": "1024x1024", "seed": 7, "format": {"size": "1024x1024"}}
     assert (body["metadata"], body["user"]) == ({"a": "theirs", "team": "x"}, "nobody")
     assert constants["image"] == {"size": "1x1", "seed": 7}
@@ -487,13 +487,13 @@ def test_constants_are_merged_below_what_is_asked_for() -> None:
 def test_a_path_through_a_constant_replaces_it() -> None:
     dialect = Dialect(size={"image.size": "WxH"}, extra_body={"image": "auto"})
     request = read_json(Operation.GENERATION, {"prompt": "a", "size": "1024x1024"})
-    assert orjson.loads(sent(ChatQuestion(request), dialect))["image"] == {"size": "1024x1024"}
+    assert orjson.loads(sent(ChatRequest(request), dialect))["image"] == {"size": "1024x1024"}
 
 
 def test_a_dialect_may_say_nothing_or_something_else_about_a_mask() -> None:
     request = replace(read_json(Operation.GENERATION, {"prompt": "a"}), mask=InputImage(url=LINK))
     for mask, text in (("", "a"), ("Edit there.", "a\n\nEdit there.")):
-        body = orjson.loads(sent(ChatQuestion(request), Dialect(mask=mask)))
+        body = orjson.loads(sent(ChatRequest(request), Dialect(mask=mask)))
         assert body["messages"] == messages(text)
 
 
