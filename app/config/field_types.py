@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, FilePath,
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
+from app.config.spellings import find_copied_mark, lower_case, parse_seconds, split_list, strip_spaces
 from app.images.input_limits import InputLimits
 from app.images.signer import is_available
 from app.images.ssrf import AllowRule, parse_allow, parse_host
@@ -71,19 +72,28 @@ def read_secret_file(path: str | Path) -> str:
     return text
 
 
-def _split(value: object) -> object:
-    return (
-        tuple(part.strip() for part in re.split(r"[,\n]", value) if part.strip()) if isinstance(value, str) else value
-    )
+#: RFC 3986, without what an address has at its end only if it was cut out of a text or a list.
+_URL_PATH = re.compile(r"(?:(?:/|%[0-9A-Fa-f]{2}|[A-Za-z0-9._~!$&'()*+,;=:@-])*[A-Za-z0-9_~=/)-])?")
+
+
+def _is_address(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        has_host = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    is_bare = not parts.query and not parts.fragment and "@" not in value
+    is_single = _URL_PATH.fullmatch(parts.path) is not None and "://" not in parts.path
+    return parts.scheme in {"http", "https"} and has_host and is_bare and is_single
 
 
 def _check_base_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or "@" in value:
+    text = value.strip()
+    if not _is_address(text):
         raise PydanticCustomError(
             "url", "an http(s) address without user name and query, like https://api.example.com/v1"
         )
-    return value.rstrip("/")
+    return text.rstrip("/")
 
 
 #: The endpoint that Limner itself adds to the address of an upstream.
@@ -98,7 +108,7 @@ _OTHER_ENDPOINT = re.compile(
 
 def _check_upstream_url(value: str) -> str:
     """Check the address of an upstream's API. The endpoint of chat requests at its end is left out."""
-    url = _check_base_url(value.strip())
+    url = _check_base_url(value)
     if url.lower().endswith(_CHAT_ENDPOINT):
         url = _check_base_url(url[: -len(_CHAT_ENDPOINT)])
     if match := _OTHER_ENDPOINT.search(url):
@@ -172,6 +182,29 @@ def _check_host(value: str) -> str:
         ) from None
 
 
+def _check_listen_host(value: str) -> str:
+    """Check an address to listen on. An IPv6 address may be in brackets, and name an interface."""
+    host = value.strip().strip("[]")
+    try:
+        return str(ipaddress.ip_address(host) if ":" in host else parse_host(host))
+    except ValueError:
+        raise PydanticCustomError(
+            "listen", "an address or a name of this machine, like 127.0.0.1, 0.0.0.0 or ::; the port is LIMNER_PORT"
+        ) from None
+
+
+#: What browsers write into `Origin`: scheme and host of a page, or `null` for a page without either.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s*,;]+|\*|null")
+
+
+def _check_origin(value: str) -> str:
+    origin = value.lower().rstrip("/")
+    if not _ORIGIN.fullmatch(origin):
+        raise PydanticCustomError("origin", "origins without a path, like https://app.example.com, or *")
+    default_port = {"http": ":80", "https": ":443"}.get(origin.partition(":")[0], "/")
+    return origin.removesuffix(default_port)
+
+
 def _check_writable_dir(value: Path) -> Path:
     if not value.is_dir() or not os.access(value, os.W_OK):
         raise PydanticCustomError("folder", "a folder that exists and can be written to")
@@ -204,7 +237,8 @@ def _check_signing_extra(value: Path) -> Path:
 
 def _check_header_secret(value: SecretStr) -> SecretStr:
     # The key is sent in a header: with a line break in it, the rest of the key would become further headers.
-    if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+    text = value.get_secret_value()
+    if not re.fullmatch(r"[!-~]+", text) or find_copied_mark(text):
         raise PydanticCustomError("secret", "visible ASCII characters without spaces")
     return value
 
@@ -258,13 +292,18 @@ def _parse_allow_list(value: object) -> object:
         raise PydanticCustomError("allow", "{reason}", {"reason": str(error)}) from None
 
 
-StringList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-HostList = Annotated[tuple[Annotated[str, AfterValidator(_check_host)], ...], NoDecode, BeforeValidator(_split)]
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+StringList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
+HostList = Annotated[tuple[Annotated[str, AfterValidator(_check_host)], ...], NoDecode, BeforeValidator(split_list)]
+OriginList = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(split_list)]
+#: Goes before the words that a setting may have.
+IN_LOWER_CASE = BeforeValidator(lower_case)
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False), BeforeValidator(parse_seconds)]
+SecondsOrNever = Annotated[float, Field(ge=0, le=86_400), BeforeValidator(parse_seconds)]
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000)]
 ByteCount = Annotated[ByteSize, Field(ge=1024)]
 BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
 UpstreamUrl = Annotated[str, AfterValidator(_check_upstream_url)]
+ListenHost = Annotated[str, AfterValidator(_check_listen_host)]
 WritableDir = Annotated[Path, AfterValidator(_check_writable_dir)]
 StateUrl = Annotated[str, AfterValidator(_check_state_url)]
 LedgerFile = Annotated[Path, AfterValidator(_check_ledger_file)]
@@ -275,11 +314,11 @@ ShrinkLimits = Annotated[InputLimits, NoDecode, BeforeValidator(_parse_input_lim
 SizeModeSetting = Annotated[SizeMode, NoDecode, BeforeValidator(_parse_size_mode)]
 AllowList = Annotated[tuple[AllowRule, ...], NoDecode, BeforeValidator(_parse_allow_list)]
 
-HeaderSecret = Annotated[SecretStr, AfterValidator(_check_header_secret)]
+HeaderSecret = Annotated[SecretStr, AfterValidator(_check_header_secret), BeforeValidator(strip_spaces)]
 HeaderSecretFile = Annotated[HeaderSecret, BeforeValidator(read_named_file)]
 Secret = Annotated[SecretStr, Field(min_length=1)]
 Currency = Annotated[str, written_as("[A-Z]{3}", "three capital letters, like EUR")]
 LongSecret = Annotated[SecretStr, AfterValidator(_check_long_secret)]
 ClientKeyList = Annotated[
-    tuple[Annotated[SecretStr, AfterValidator(_check_client_key)], ...], NoDecode, BeforeValidator(_split)
+    tuple[Annotated[SecretStr, AfterValidator(_check_client_key)], ...], NoDecode, BeforeValidator(split_list)
 ]

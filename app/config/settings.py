@@ -13,6 +13,7 @@ from app.config.contradictions import CROSS_FIELD_RULES
 from app.config.dialects import DialectSetting, DialectTable
 from app.config.environment import default_store
 from app.config.field_types import (
+    IN_LOWER_CASE,
     PREFIX,
     AllowList,
     BaseUrl,
@@ -22,10 +23,13 @@ from app.config.field_types import (
     HeaderSecret,
     HostList,
     LedgerFile,
+    ListenHost,
     LongSecret,
+    OriginList,
     OtlpEndpoint,
     PositiveInt,
     Seconds,
+    SecondsOrNever,
     Secret,
     ShrinkLimits,
     SigningCertificates,
@@ -37,7 +41,7 @@ from app.config.field_types import (
     WritableDir,
 )
 from app.config.prices import PriceSetting
-from app.config.sources import ORIGINS, ConfigFileSource, FileSecretsSource, Origin, origin_of
+from app.config.sources import ORIGINS, ConfigFileSource, FileSecretsSource, Origin, dot_env_source, origin_of
 from app.config.upstreams import UpstreamEntry, UpstreamList, list_models
 from app.config.validation import names_of, with_locations
 from app.images.input_limits import InputLimits
@@ -60,7 +64,6 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_file=".env",
         extra="ignore",
         env_ignore_empty=True,
         frozen=True,
@@ -130,7 +133,7 @@ class Settings(BaseSettings):
         description="The currency of all prices, costs and budgets, like `EUR`. What an upstream reports in another "
         "one is not counted.",
     )
-    upstream_stream: Literal["auto", "always", "never"] = Field(
+    upstream_stream: Annotated[Literal["auto", "always", "never"], IN_LOWER_CASE] = Field(
         "auto", description="Whether a stream is requested from the upstream. `auto`: if the client requested one."
     )
     upstream_timeout: Seconds = Field(600, description="Seconds for one request, all attempts included.")
@@ -160,7 +163,7 @@ class Settings(BaseSettings):
     shared_state: StateUrl = Field(
         "memory:", repr=False, description="`redis://host:6379`: makes [several servers](replicas.md) work as one."
     )
-    state_down: Literal["open", "closed"] = Field(
+    state_down: Annotated[Literal["open", "closed"], IN_LOWER_CASE] = Field(
         "open",
         description="What happens while Redis is down: `open` continues without it, `closed` answers new requests with "
         "503.",
@@ -176,7 +179,7 @@ class Settings(BaseSettings):
         "without client keys.",
     )
     models: StringList = Field((), description="What `GET /v1/models` lists. Unset: official names and the upstream's.")
-    default_response_format: Literal["auto", "url", "b64_json"] = Field(
+    default_response_format: Annotated[Literal["auto", "url", "b64_json"], IN_LOWER_CASE] = Field(
         "auto",
         description="What a client gets that requested no format. `auto`: `url` for `dall-e*` or no model, else "
         "`b64_json`.",
@@ -188,7 +191,7 @@ class Settings(BaseSettings):
         "which may then be [any](images-api.md#exact-sizes). `exact; fit=contain`: the same, with padding instead of "
         "cropping.",
     )
-    mask: Literal["guide", "exact"] = Field(
+    mask: Annotated[Literal["guide", "exact"], IN_LOWER_CASE] = Field(
         "guide",
         description="What a mask does: `guide` tells the upstream where to edit, `exact` also puts the rest back from "
         "the original, pixel by pixel, into a PNG of the original's size.",
@@ -196,7 +199,7 @@ class Settings(BaseSettings):
     strip_location: bool = Field(
         True, description="Whether input images lose the place where they were taken before they go upstream."
     )
-    credentials: Literal["strip", "keep"] = Field(
+    credentials: Annotated[Literal["strip", "keep"], IN_LOWER_CASE] = Field(
         "strip",
         description="What happens to a [signed manifest](provenance.md) if an image would have to be converted. "
         "`strip`: it is lost, and the header `x-limner-credentials` says so. `keep`: the image is only converted if "
@@ -208,7 +211,7 @@ class Settings(BaseSettings):
         "those that have issued it. Needs `limner[c2pa]`.",
     )
     sign_key: Secret | None = Field(None, description="The private key of the certificate, as PEM without a password.")
-    sign: Literal["stripped", "converted"] = Field(
+    sign: Annotated[Literal["stripped", "converted"], IN_LOWER_CASE] = Field(
         "stripped",
         description="Which images are signed: `stripped` (those that would lose a signed manifest), or each that was "
         "`converted`.",
@@ -261,10 +264,8 @@ class Settings(BaseSettings):
         description="Seconds after which the connection of a client is cut that takes nothing of a response, or has "
         "sent less than the next 64 KiB of a body.",
     )
-    keepalive_after: float = Field(
+    keepalive_after: SecondsOrNever = Field(
         240,
-        ge=0,
-        le=86_400,
         description="Seconds after which a JSON response that is not ready yet begins with white space, so that no "
         "proxy takes the silence for a dead connection; 0: never.",
     )
@@ -302,12 +303,12 @@ class Settings(BaseSettings):
         description="Bytes of stored images at most; the oldest are deleted first. Unset: `10GiB` on disk, `256MiB` in "
         "memory. Buckets are not limited.",
     )
-    store_serve: Literal["presigned", "proxy"] = Field(
+    store_serve: Annotated[Literal["presigned", "proxy"], IN_LOWER_CASE] = Field(
         "presigned",
         description="How clients get images from a bucket: by its own `presigned` URLs, or through this server.",
     )
     image_ttl: Seconds = Field(86_400, description="Seconds that a stored image can be fetched.")
-    rehost: Literal["never", "needed", "always"] = Field(
+    rehost: Annotated[Literal["never", "needed", "always"], IN_LOWER_CASE] = Field(
         "needed",
         description="Which images get a URL of this server: `needed` (only those without a URL that clients can use: "
         "data URLs, converted images, private addresses), `always`, or `never` (links are passed on, anything else is "
@@ -326,7 +327,7 @@ class Settings(BaseSettings):
         description="The key for `/status`. Unset: one of `LIMNER_API_KEYS`, or none while listening on loopback "
         "without such keys.",
     )
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: ListenHost = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on.")
     workers: int = Field(
         1,
@@ -339,7 +340,7 @@ class Settings(BaseSettings):
         description="Servers that clients reach under one address, this one included. Several need "
         "`LIMNER_SHARED_STATE`. Whatever starts them, like the Helm chart, sets this; Limner only checks it.",
     )
-    cors_origins: StringList = Field(
+    cors_origins: OriginList = Field(
         ("*",),
         description="Origins whose pages may call this server, comma-separated. If the server needs no key, `*` stands "
         "for the pages of this machine only: see [Servers without keys](security.md#servers-without-keys).",
@@ -349,10 +350,10 @@ class Settings(BaseSettings):
         description="Names under which clients reach a server that needs no key, comma-separated, besides those of "
         "this machine and of `LIMNER_PUBLIC_URL`; `*`: any.",
     )
-    log_format: Literal["auto", "console", "json"] = Field(
+    log_format: Annotated[Literal["auto", "console", "json"], IN_LOWER_CASE] = Field(
         "auto", description="`auto`: readable on a terminal, one JSON object a line elsewhere."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], IN_LOWER_CASE] = Field(
         "info", description="The lowest level that is logged."
     )
     log_prompts: bool = Field(False, description="Also write prompts into the log and the ledger.")
@@ -373,7 +374,13 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put the files of secrets and the configuration file behind all variables."""
         secrets = FileSecretsSource(settings_cls, SECRETS)
-        return init_settings, env_settings, dotenv_settings, secrets, ConfigFileSource(settings_cls, SECRETS)
+        return (
+            init_settings,
+            env_settings,
+            dot_env_source(settings_cls),
+            secrets,
+            ConfigFileSource(settings_cls, SECRETS),
+        )
 
     @model_validator(mode="wrap")
     @classmethod

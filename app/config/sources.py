@@ -4,6 +4,7 @@ Each source also returns, under the key `ORIGINS`, where its values were found. 
 """
 
 import tomllib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Collection, Container, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ from app.config.field_types import PREFIX, read_secret_file, variable
 
 #: The configuration file that is read when no variable names another one.
 CONFIG_FILE = "limner.toml"
+#: The file of variables, in the folder where Limner is started.
+DOT_ENV = ".env"
 
 #: A key beside the settings; with its spaces it cannot be the name of one. Its value maps fields to their `Origin`.
 ORIGINS = "origins of settings"
@@ -35,6 +38,20 @@ class Origin(NamedTuple):
 def origin_of(field: str, origins: Mapping[str, Origin]) -> Origin:
     """Return where a setting is written: its own variable if no other place is known."""
     return origins.get(field) or Origin(variable(field))
+
+
+def dot_env_source(settings_type: type[BaseSettings]) -> DotEnvSettingsSource:
+    """Return the source that reads `.env`, in UTF-8, or in UTF-16 as shells of Windows write files.
+
+    Raises:
+        ValidationError: The file is neither.
+    """
+    try:
+        start = Path(DOT_ENV).read_bytes()[:2] if Path(DOT_ENV).is_file() else b""
+        encoding = "utf-16" if start in {BOM_UTF16_LE, BOM_UTF16_BE} else "utf-8"
+        return DotEnvSettingsSource(settings_type, env_file=DOT_ENV, env_file_encoding=encoding)
+    except UnicodeDecodeError:
+        raise _invalid(f"{DOT_ENV}: is not UTF-8") from None
 
 
 class FileSecretsSource(InitSettingsSource):
@@ -57,7 +74,7 @@ class FileSecretsSource(InitSettingsSource):
 
 def _variables(settings_type: type[BaseSettings]) -> dict[str, str | None]:
     """Return all variables of the environment and `.env` that are not empty, in lower case and without prefix."""
-    given = {**DotEnvSettingsSource(settings_type).env_vars, **EnvSettingsSource(settings_type).env_vars}
+    given = {**dot_env_source(settings_type).env_vars, **EnvSettingsSource(settings_type).env_vars}
     prefix = PREFIX.lower()
     return {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
 

@@ -11,6 +11,7 @@ from pydantic_settings import NoDecode
 from app.config.connections import CertificateFile, HeaderTable, HeaderText, ProxyUrl, ProxyUrlFile
 from app.config.dialects import DialectSetting, DialectTable
 from app.config.field_types import (
+    IN_LOWER_CASE,
     ByteCount,
     HeaderSecret,
     HeaderSecretFile,
@@ -76,7 +77,7 @@ class UpstreamEntry(BaseModel):
     tls_ca: CertificateFile | None = None
     timeout: Seconds | None = None
     idle_timeout: Seconds | None = None
-    stream: Literal["auto", "always", "never"] | None = None
+    stream: Annotated[Literal["auto", "always", "never"], IN_LOWER_CASE] | None = None
     max_images_bytes: ByteCount | None = None
     origin_downloads_with_key: bool | None = None
     prices: PriceRows = ()

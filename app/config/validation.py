@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from app.config.sources import Origin, origin_of
+from app.config.spellings import find_copied_mark
 
 #: The page that explains every setting.
 SETTINGS_PAGE = "docs/settings.md"
@@ -104,7 +105,8 @@ def _describe(problem: Mapping[str, Any]) -> str:
         return f"{place}: {_WHOLE_LINES[problem['type']]}"
     shown = "" if _may_be_secret(problem) else f" {problem['input']!r}"
     form = FORMATS.get(problem["type"]) or problem["msg"].removeprefix("Input should be ")
-    return f"{place}: invalid value{shown} (format: {form})"
+    mark = find_copied_mark(problem["input"])
+    return f"{place}: invalid value{shown} (format: {form}{f'; {mark}' if mark else ''})"
 
 
 def _may_be_secret(problem: Mapping[str, Any]) -> bool:

@@ -2,10 +2,9 @@
 
 import os
 
-from pydantic_settings import DotEnvSettingsSource
-
 from app.config.field_types import PREFIX, variable
 from app.config.settings import SECRETS, Settings
+from app.config.sources import dot_env_source
 
 
 def known_variables() -> list[str]:
@@ -18,5 +17,5 @@ def known_variables() -> list[str]:
 
 def unknown_variables() -> list[str]:
     """Return the LIMNER_ variables of the environment or `.env` that are no settings; most are misspelled."""
-    given = os.environ.keys() | {name.upper() for name in DotEnvSettingsSource(Settings).env_vars}
+    given = os.environ.keys() | {name.upper() for name in dot_env_source(Settings).env_vars}
     return sorted(name for name in given - {*known_variables()} if name.startswith(PREFIX))

@@ -53,6 +53,13 @@ BAD = [
     Bad("an invalid digest", {"LIMNER_API_KEYS": "sha256:sk-1"}, "LIMNER_API_KEYS: invalid value (format: a key, or sha256: and the 64"),
     Bad("a key file that does not exist", {"LIMNER_UPSTREAM_API_KEY_FILE": "/no/such"}, "LIMNER_UPSTREAM_API_KEY_FILE: invalid value (format: a text file that can be read and is not empty)"),
     Bad("a secret that is too short", {"LIMNER_WEBHOOK_SECRET": "sk-short"}, "LIMNER_WEBHOOK_SECRET: invalid value (format: "),
+    Bad("an address in quotation marks", {"LIMNER_UPSTREAM_BASE_URL": '"https://h/v1"'}, "LIMNER_UPSTREAM_BASE_URL: invalid value '\"https://h/v1\"' (format: an http(s) address without user name and query, like https://api.example.com/v1; leave out the quotation marks, which are a part of the value here)"),
+    Bad("a key in quotation marks", {"LIMNER_UPSTREAM_API_KEY": "'sk-1'"}, "LIMNER_UPSTREAM_API_KEY: invalid value (format: visible ASCII characters without spaces; leave out the quotation marks"),
+    Bad("one of several keys in quotation marks", {"LIMNER_API_KEYS": 'sk-1,"sk-2"'}, "LIMNER_API_KEYS: invalid value (format: visible ASCII characters without spaces; leave out the quotation marks"),
+    Bad("a variable that nothing has replaced", {"LIMNER_UPSTREAM_API_KEY": "${API_KEY}"}, "LIMNER_UPSTREAM_API_KEY: invalid value (format: visible ASCII characters without spaces; this is a placeholder that nothing has replaced)"),
+    Bad("a key with the scheme of its header", {"LIMNER_UPSTREAM_API_KEY": "Bearer sk-1"}, "LIMNER_UPSTREAM_API_KEY: invalid value (format: visible ASCII characters without spaces; leave out the word Bearer, which Limner writes itself)"),
+    Bad("a host with a scheme", {"LIMNER_HOST": "http://0.0.0.0"}, "LIMNER_HOST: invalid value 'http://0.0.0.0' (format: an address or a name of this machine, like 127.0.0.1, 0.0.0.0 or ::; the port is LIMNER_PORT)"),
+    Bad("an origin with a path", {"LIMNER_CORS_ORIGINS": "https://a.example/app"}, "LIMNER_CORS_ORIGINS: invalid value 'https://a.example/app' (format: origins without a path, like https://app.example.com, or *)"),
     Bad("listening to others with an upstream key", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "0.0.0.0"}, "LIMNER_API_KEYS: unset, while LIMNER_HOST=0.0.0.0"),
 ]  # fmt: skip
 
@@ -90,6 +97,8 @@ GOOD = [
     Good("the defaults", {}, {"upstream_model": "gpt-image-2-chat", "upstream_timeout": 600, "upstream_attempts": 3, "max_image_bytes": 64 * 2**20, "max_request_bytes": 256 * 2**20, "port": 8000, "host": "127.0.0.1", "cors_origins": ("*",), "upstream_api_key": None}),
     Good("an address with a slash at its end", {"LIMNER_UPSTREAM_BASE_URL": "http://h:1/v1/"}, {"upstream_base_url": "http://h:1/v1"}),
     Good("lists with spaces", {"LIMNER_MODELS": " a, b ,,"}, {"models": ("a", "b")}),
+    Good("words in capitals", {"LIMNER_LOG_LEVEL": "WARNING", "LIMNER_LOG_FORMAT": "JSON", "LIMNER_REHOST": " Never"}, {"log_level": "warning", "log_format": "json", "rehost": "never"}),
+    Good("times with a unit", {"LIMNER_UPSTREAM_TIMEOUT": "15m", "LIMNER_KEEPALIVE_AFTER": "90s"}, {"upstream_timeout": 900, "keepalive_after": 90}),
     Good("bytes with a unit", {"LIMNER_MAX_IMAGE_BYTES": "2MiB"}, {"max_image_bytes": 2 * 2**20}),
     Good("limits of input images", {"LIMNER_SHRINK_INPUTS": "5MiB, 2048"}, {"shrink_inputs": InputLimits(5 * 2**20, 2048)}),
     Good("no limit of input images", {"LIMNER_SHRINK_INPUTS": "Never"}, {"shrink_inputs": InputLimits(None, None)}),
