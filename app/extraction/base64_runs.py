@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pybase64
 
 from app.extraction.slices import search_in_slices
+from app.protocol.base64_spelling import IMAGE_STARTS
 from app.protocol.data_url import decode_base64
 
 #: Encloses the number of a run that was cut out: a character of Unicode's private use area, which no URL contains.
@@ -24,20 +25,19 @@ _ALPHABET = "[A-Za-z0-9+/_-]"
 _NOT_BEFORE = "[A-Za-z0-9+/_%-]"
 #: The escape of a line break ends with a letter, too.
 _BREAK = r"\\[nrt]"
-#: How the first bytes of each image format look in base64, and how many more characters must follow: with fewer, words
-#: of prose would match by chance.
-_MAGIC = (("iVBORw0KGgo", 24), ("/9j/", 48), ("UklGR", 48), ("R0lGOD", 32), ("SUkqA", 48), ("TU0AK", 48))
+#: How many more characters must follow each of `IMAGE_STARTS`: with fewer, words of prose would match by chance.
+_MORE = (24, 48, 48, 32, 48, 48)
 #: Where a run begins. Each pattern starts with literal characters, since `re` searches for a literal prefix fast.
 _STARTS = (
     re.compile(rf"data:[^,:\s\"'<>()]{{0,120}}+,\s?(?:{_ALPHABET}|%2[BFbf]){{16}}"),
     *(
         re.compile(rf"{magic}(?:(?<!{_NOT_BEFORE}{magic})|(?<={_BREAK}{magic})){_ALPHABET}{{{more}}}")
-        for magic, more in _MAGIC
+        for magic, more in zip(IMAGE_STARTS, _MORE, strict=True)
     ),
     re.compile(rf"AAAA(?:(?<!{_NOT_BEFORE}AAAA)|(?<={_BREAK}AAAA)){_ALPHABET}GZ0eXB{_ALPHABET}{{48}}"),
 )
 #: What all of them begin with.
-_LITERALS = ("data:", *(magic for magic, _ in _MAGIC), "AAAA")
+_LITERALS = ("data:", *IMAGE_STARTS, "AAAA")
 #: No pattern of `_STARTS` matches more characters than these.
 _MAX_START = 200
 _LINE = re.compile(rf"(?:{_ALPHABET}+|%(?:2[BFbf]|3[Dd]))*(?:={{1,2}})?")

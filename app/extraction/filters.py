@@ -118,7 +118,7 @@ def is_secondary(words: str, label: str, url: str) -> bool:
     )
 
 
-def is_beside(words: str, label: str) -> bool:
+def says_beside(words: str, label: str) -> bool:
     """Check for words of an image that is not the result in whatever size: the input, a logo, an advertisement."""
     return any(
         pattern.search(text)

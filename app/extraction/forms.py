@@ -14,7 +14,6 @@ from app.extraction.copies import Copy, edge_of_label, is_larger_copy, read_copy
 from app.extraction.deletions import is_deleted
 from app.extraction.filters import (
     CandidateFilter,
-    is_beside,
     is_name,
     is_sample_code,
     is_secondary,
@@ -23,6 +22,7 @@ from app.extraction.filters import (
     leads_away,
     leads_to_larger_image,
     names_result,
+    says_beside,
 )
 from app.extraction.guesses import unlikeliness
 from app.extraction.mentions import IMAGE_MARKUP, MarkupKind, UrlMention
@@ -162,9 +162,9 @@ def _in_markup(kind: MarkupKind) -> Callable[[MessageContent], Iterable[ImageCan
 def _shown_images(content: MessageContent, text: ReplyText, mention: UrlMention) -> Iterator[ImageCandidate]:
     """Yield the candidates of an image in markup. One that links to a larger image stands for that image."""
     link = mention.enclosing_link
-    candidate = _candidate(content, text, mention, is_beside=mention.is_icon or content.is_button(mention))
+    candidate = _candidate(content, text, mention, is_aside=mention.is_icon or content.is_button(mention))
     if link is not None and text.run_of(mention) is None and leads_to_larger_image(link.url, mention.url):
-        yield replace(candidate, value=link.url, is_secondary=is_beside(mention.before, mention.label), shown_as=None)
+        yield replace(candidate, value=link.url, is_secondary=says_beside(mention.before, mention.label), shown_as=None)
         candidate = replace(candidate, is_secondary=True)
     elif link is not None and candidate.is_secondary:
         candidate = replace(candidate, rejection="it is a small copy that leads to a page")
@@ -172,10 +172,10 @@ def _shown_images(content: MessageContent, text: ReplyText, mention: UrlMention)
 
 
 def _candidate(
-    content: MessageContent, text: ReplyText, mention: UrlMention, *, is_beside: bool = False
+    content: MessageContent, text: ReplyText, mention: UrlMention, *, is_aside: bool = False
 ) -> ImageCandidate:
     rejection, run = "", text.run_of(mention)
-    secondary = is_beside or content.is_origin(mention) or is_secondary(mention.before, mention.label, mention.url)
+    secondary = is_aside or content.is_origin(mention) or is_secondary(mention.before, mention.label, mention.url)
     secondary = secondary or is_deleted(text.visible, mention.start, mention.end)
     leads_elsewhere = leads_away(mention.before, mention.label)
     is_shown = mention.kind in IMAGE_MARKUP

@@ -22,7 +22,7 @@ AUXILIARY_WORDS = frozenset(
     thoughts thumb thumbnail thumbnails thumbs tmb usage video videos watermark web webhook website
     """.split()
 )
-#: The same, unless the key also says that it is a result: what is of somebody else, or of an earlier request.
+#: The same, unless the key also says that it is a result: these belong to somebody else or to an earlier request.
 FOREIGN_WORDS = frozenset(
     """
     history params previous query question recommendations recommended related suggestions user
@@ -116,7 +116,7 @@ def words_of_label(label: str) -> frozenset[str]:
     return words if words <= _LABEL_WORDS else frozenset()
 
 
-def is_beside(words: frozenset[str]) -> bool:
+def names_beside(words: frozenset[str]) -> bool:
     """Check for the words of a key or a label that holds an image beside the result."""
     return not words.isdisjoint(BESIDE_WORDS | FOREIGN_WORDS | AUXILIARY_WORDS) and words.isdisjoint(OUTCOME_WORDS)
 

@@ -52,7 +52,7 @@ def is_refusal(reply: ChatReply) -> bool:
 def shows_samples(reply: ChatReply, urls: Sequence[str]) -> bool:
     """Check for a reply that declines, and whose images are addresses for documentation, as RFC 2606 reserves them.
 
-    To be asked about images that cannot be had only: a test may well serve images under such a name.
+    Ask this only about images that cannot be had: a test may well serve images under such a name.
     """
     if not urls or not all(map(_RESERVED_HOST.match, urls)):
         return False

@@ -20,13 +20,14 @@ from app.extraction.keys import (
     RESULT_KEY_WORDS,
     TEXT_WORDS,
     is_auxiliary,
-    is_beside,
+    names_beside,
     origins_among,
     words_of,
     words_of_label,
 )
 from app.extraction.relative_links import is_path
 from app.extraction.urls import MAX_URL_LENGTH, UrlKind, classify_url, has_image_ending, may_be_image
+from app.protocol.base64_spelling import IMAGE_STARTS
 from app.protocol.image_format import bytes_reader, is_complete, sniff
 
 #: No upstream nests its replies deeper.
@@ -66,8 +67,8 @@ _UNFINISHED = frozenset(
     error failed failure in_progress pending processing queued running starting submitted
     """.split()
 )
-#: The first bytes of image formats in base64.
-_MAGIC = ("iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD", "SUkqA", "TU0AK", "Qk0")
+#: The first bytes of image formats in base64, of BMP too, which are too short to be looked for in prose.
+_MAGIC = (*IMAGE_STARTS, "Qk0")
 #: In the first characters of an AVIF or HEIF file in base64: the letters "ftyp".
 _FTYP = "GZ0eXB"
 #: Under a key that says base64, a string longer than this counts as bytes although it does not begin like an image.
@@ -174,7 +175,7 @@ class JsonWalker:
         if _is_auxiliary(value, place.words):
             return
         declared = place.declared or _declares_image(value)
-        is_labeled_beside = place.is_secondary or is_beside(_label_of(value))
+        is_labeled_beside = place.is_secondary or names_beside(_label_of(value))
         has_image, is_search = False, _is_search(value)
         value = _without_smaller_copies(value)
         origins = origins_among({key: words_of(key) for key in islice(value, _MAX_KEYS)})
@@ -187,7 +188,7 @@ class JsonWalker:
                 continue
             count = len(self.fields)
             is_copy = has_image and bool(words & COPIES_WORDS)
-            is_secondary = is_labeled_beside or is_beside(words) or key in origins or is_copy
+            is_secondary = is_labeled_beside or names_beside(words) or key in origins or is_copy
             inner = _Place(
                 path=f"{place.path}.{key}" if place.path else key,
                 declared=declared or bool(words & IMAGE_WORDS),

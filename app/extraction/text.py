@@ -112,7 +112,7 @@ class ReplyText:
         has_image = "//" in raw or MARK in raw or may_have_path(raw) or _has_numbers(raw)
         raw = raw if has_image and not is_html_page(raw) else ""
         document = _parse_json(raw.strip())
-        text = "" if isinstance(document, dict | list) else _visible(raw)
+        text = "" if isinstance(document, dict | list) else _unescape_and_strip(raw)
         self.visible, calls = _cut_out(text, _CALL, _call_end)
         self.whole_json = self._walk([document])
         called = [
@@ -179,7 +179,7 @@ def _without_percents(text: str) -> str:
     return unquote(text.replace("&", "\n"))
 
 
-def _visible(text: str) -> str:
+def _unescape_and_strip(text: str) -> str:
     if "\u200b" in text or "\u00ad" in text:
         text = _BREAK_HINT.sub("", text)
     if "&amp;" in text:

@@ -1,6 +1,6 @@
 """Words, in many languages, that order the candidates of a reply. No word decides alone that something is an image.
 
-A list is of words and stems: `*` ends a stem, `_` is a blank. Where a script has no blanks between words, or attaches
+A list has words and stems: `*` ends a stem, `_` is a blank. Where a script has no blanks between words, or attaches
 articles to them, a word is found anywhere in the text. What a list does not contain is treated as an ordinary result.
 """
 

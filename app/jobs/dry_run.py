@@ -80,7 +80,7 @@ def dry_run(
 
 def _price(request: ImagesRequest, spec: UpstreamSpec, model: str) -> dict[str, Any] | None:
     """Return what all images of a request cost together, None where the price list cannot tell."""
-    size = None if request.size is None else str(request.size.upstream_size)
+    size = request.upstream_size_text
     row = spec.prices.find(model, size, request.quality)
     possible = [each for each in spec.prices.rows if each.holds(model, size, request.quality, unknown=True)]
     is_unclear = None in {size, request.quality} and len(possible) > 1

@@ -158,8 +158,8 @@ class Job:
     def can_retry_free(self) -> bool:
         """Whether a further run costs nothing more: nothing was sent yet, or only the delivery is missing.
 
-        A run that was called off has sent nothing that has cost something. A run that has failed after failures that
-        cost nothing is no such case: each replica that waits would send the request once more.
+        A run that was called off has cost nothing. A run that was sent, failed and cost nothing is not run again, or
+        each replica that waits for it would send the request once more.
         """
         has_cost_nothing = not self.was_submitted or self.run.is_called_off
         is_open = self.run.error is not None and not self.run.is_canceled_by_client
@@ -184,7 +184,7 @@ class Job:
 
     @property
     def is_only_for_retries(self) -> bool:
-        """Whether a client has got everything, so that only one that says it is a retry may come back."""
+        """Whether a client has got everything, so that only a request that says it is a retry may join."""
         is_wanted = self.is_awaited_later or self.needs_redelivery or self.key.key is not None
         return self.delivered and not self.has_failed and not is_wanted
 

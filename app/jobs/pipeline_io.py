@@ -27,7 +27,6 @@ from app.protocol.chat_request import ChatRequest, ignored_at
 from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_request import ImagesRequest
 from app.protocol.inline_images import ByteSink
-from app.protocol.size_fit import SizeMode
 from app.state.job_table import JobTable
 from app.upstream.client import UpstreamRequest
 from app.upstream.pool import UpstreamPool
@@ -303,12 +302,9 @@ class JobIO:
             return self._adopt(await self.backends.transcoder.apply_mask(*blobs, caller=self.job.key.caller), result)
 
     async def convert(self, image: ByteSink, request: ImagesRequest) -> ByteSink:
-        """Return the image in the format that was asked for, and in a size that was asked for exactly.
-
-        So was a legacy size, which upstreams do not make.
-        """
+        """Return the image in the format that was asked for, and in the size if that is not `is_size_native`."""
         size, image_format, compression = request.size, request.output_format, request.output_compression
-        is_native = size is None or (request.size_mode is SizeMode.NATIVE and size.upstream_size == size)
+        is_native = request.is_size_native
         if is_native and image_format is None and compression is None:
             return image
         with self._step("convert"):

@@ -20,7 +20,7 @@ _MAX_ID = 128
 
 
 class CostSource(StrEnum):
-    """Who says what something has cost; the weaker a source, the later it stands."""
+    """Who says what something has cost, from the strongest to the weakest source."""
 
     UPSTREAM = "upstream"
     TABLE = "table"

@@ -20,7 +20,8 @@ _BLANK = rb"(?:[ \t]|\r?\n(?:data: ?)?|\r(?!\n)|" + _BACKSLASHES + rb"(?:[nrt]|u
 _BLANKS = _BLANK + rb"{1,16}+"
 
 #: The first bytes of image formats in base64: PNG, JPEG, WebP, GIF, TIFF in both byte orders.
-_MAGIC = (b"iVBORw0KGgo", b"/9j/", b"UklGR", b"R0lGOD", b"SUkqA", b"TU0AK")
+IMAGE_STARTS = ("iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD", "SUkqA", "TU0AK")
+_MAGIC = tuple(start.encode() for start in IMAGE_STARTS)
 _ESCAPES = (b"\\", b"\\\\", b"\\\\\\")
 _SLASHES = (*(escape + end for escape in _ESCAPES for end in (b"/", b"u002f", b"u002F")), b"%2F", b"%2f")
 _SPELLED_JPEG = tuple(slash + b"9j" + slash for slash in _SLASHES)

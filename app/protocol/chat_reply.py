@@ -55,7 +55,7 @@ class ChatReply:
     attempt: AttemptRecord | None = field(default=None, compare=False, repr=False)
 
     def without_text(self) -> "ChatReply":
-        """Return what remains to be known of a reply whose images have been taken out."""
+        """Return the reply without its texts and images, which nobody needs once the result is there."""
         return ChatReply(
             finish_reason=self.finish_reason,
             usage=self.usage,

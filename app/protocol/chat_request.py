@@ -71,7 +71,7 @@ def client_fields(request: ImagesRequest, dialect: Dialect) -> set[str]:
     """Return the paths in a body that hold the client's own words, not a word or a size of the dialect's."""
     own = {request.quality, request.style, request.background}
     if request.asked_size != "auto":
-        own |= {_pixel_text(request), request.aspect_ratio, request.resolution}
+        own |= {request.upstream_size_text or "", request.aspect_ratio, request.resolution}
     paths = {wish.place for wish in _wishes(request, dialect) if wish.value in own} - {PREFIX, WORDS}
     return paths | {name for name in ("metadata", "user") if getattr(request, name)}
 
@@ -109,10 +109,6 @@ def ignored_at(request: ImagesRequest, dialect: Dialect) -> tuple[str, ...]:
     # The request itself names these as ignored, as they are almost everywhere.
     known = (name for name in request.ignored if name not in {"style", "background"})
     return tuple(dict.fromkeys((*(name for name, is_sent in wishes.items() if is_sent and not carried[name]), *known)))
-
-
-def _pixel_text(request: ImagesRequest) -> str:
-    return "" if request.size is None else str(request.size.upstream_size)
 
 
 class _Wish(NamedTuple):

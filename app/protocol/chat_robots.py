@@ -1,6 +1,6 @@
 """Turn documents of chat robots and agent frameworks into chunks of chat completions: Dify, Coze, LangChain, Gemini.
 
-Their documents have no `choices`. They tell the words of a reply piece by piece, or the whole conversation as a list.
+Their documents have no `choices`, but the words of a reply piece by piece, or the whole conversation as a list.
 """
 
 import re
@@ -31,7 +31,7 @@ _OTHER_EVENT = re.compile(
 
 
 def as_choices(document: Document, *, is_piece: bool) -> Document:
-    """Return the document with `choices`, or unchanged if it is of no robot.
+    """Return the document with `choices`, or unchanged if no robot has written it.
 
     `is_piece`: it is one of several documents of a reply.
     """
@@ -54,7 +54,7 @@ def as_choices(document: Document, *, is_piece: bool) -> Document:
 
 
 def _with_piece(document: Document) -> Document:
-    """Take out what may be the next piece of a text. With a URL in it it stays, too: it may be a text of its own."""
+    """Take out what may be the next piece of a text. One with a URL stays as well: it may be a text of its own."""
     found = None if isinstance(document.get("message"), dict) else _take_piece(document, _MAX_DEPTH)
     if found is None or find_error(document) is not None:
         return document
@@ -63,7 +63,7 @@ def _with_piece(document: Document) -> Document:
 
 
 def _take_piece(document: Document, depth: int) -> tuple[str, Document] | None:
-    """Return the text of an event that has one, below keys that say no more than that, and what is left."""
+    """Return the text of an event, however deep, and the event without it; None if there is no text."""
     if any(_OTHER_EVENT.search(str(document.get(key))) for key in ("type", "event", "role")):
         return None
     for key in _OTHER_PIECES:

@@ -250,7 +250,7 @@ class DialectProbe:
         return is_named
 
     def _drop(self, path: str, *, is_value: bool) -> None:
-        """Ask a place no more; or the one whose value was refused for a value that it may take."""
+        """Ask the place for its next value if its value was refused, and for none if the place itself was."""
         if self._step in {"prefix", "confirm"}:
             self._step = "done"
         elif is_value and len(self._values[path]) > 1:

@@ -17,12 +17,12 @@ class FilePart:
 
 
 def png_chunks(read_at: ReadAt, limit: int) -> Iterator[FilePart]:
-    """Yield so many chunks of a PNG at most."""
+    """Yield at most `limit` chunks of a PNG."""
     return _chunks(read_at, 8, limit, _read_png_head)
 
 
 def webp_chunks(read_at: ReadAt, limit: int) -> Iterator[FilePart]:
-    """Yield so many chunks of a WebP at most."""
+    """Yield at most `limit` chunks of a WebP."""
     return _chunks(read_at, 12, limit, _read_webp_head)
 
 
@@ -32,7 +32,7 @@ def _read_png_head(head: bytes) -> tuple[bytes, int, int]:
 
 
 def _read_webp_head(head: bytes) -> tuple[bytes, int, int]:
-    """Return the same; at most a byte follows, so that the next chunk begins at an even place."""
+    """Return the same as `_read_png_head`; a byte follows an odd length, so that chunks begin at even places."""
     length = int.from_bytes(head[4:], "little")
     return head[:4], length, length % 2
 
@@ -50,7 +50,7 @@ def _chunks(
 
 
 def jpeg_segments(read_at: ReadAt, offset: int, limit: int) -> Iterator[FilePart]:
-    """Yield so many segments of a JPEG at most, from `offset` to its first scan. Their type is that of their marker."""
+    """Yield at most `limit` segments of a JPEG, from `offset` to its first scan. Their type is their marker."""
     for _ in range(limit):
         head = read_at(offset, 4)
         if len(head) < 4 or head[0] != 0xFF or head[1] in {0xD9, 0xDA}:

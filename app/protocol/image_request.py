@@ -272,8 +272,18 @@ class ImagesRequest:
 
     @property
     def has_only_links(self) -> bool:
-        """Whether all images are links, which need no look of ours. A mask does."""
+        """Whether all images are links, which this server need not read. A mask has to be read."""
         return self.mask is None and all(image.is_link for image in self.all_images if image is not None)
+
+    @property
+    def is_size_native(self) -> bool:
+        """Whether the image is wanted in the size in which the upstream makes it. A legacy size is none of these."""
+        return self.size is None or (self.size_mode is SizeMode.NATIVE and self.size.upstream_size == self.size)
+
+    @property
+    def upstream_size_text(self) -> str | None:
+        """The size that is requested upstream, as `WIDTHxHEIGHT`; None leaves it to the model."""
+        return None if self.size is None else str(self.size.upstream_size)
 
     @property
     def size_text(self) -> str:

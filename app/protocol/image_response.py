@@ -87,7 +87,7 @@ def default_response_format(model: str | None, default: str) -> str:
 
 
 def link_matches_request(url: str, request: ImagesRequest) -> bool:
-    """Whether a link can be passed on without a download, because the image needs no conversion.
+    """Return whether a link can be passed on without a download, because the image needs no conversion.
 
     That is so if the client wishes no exact size, no output format or the one in which the link's path ends, and no
     compression that has an effect on this format.
@@ -102,12 +102,11 @@ def link_matches_request(url: str, request: ImagesRequest) -> bool:
 
 def unmet_wishes(request: ImagesRequest, info: ImageInfo) -> tuple[str, ...]:
     """Return the names of the parameters that only a conversion of an image could fulfill."""
-    size, image_format = request.size, request.output_format
-    is_native = size is None or (request.size_mode is SizeMode.NATIVE and size.upstream_size == size)
+    image_format = request.output_format
     unmet = {
         "output_format": image_format not in {None, info.format},
         "output_compression": request.output_compression not in {None, 100} and (image_format or info.format) != "png",
-        "size": not is_native and info.size != str(size),
+        "size": not request.is_size_native and info.size != str(request.size),
     }
     return tuple(name for name, is_unmet in unmet.items() if is_unmet)
 
@@ -134,7 +133,7 @@ def size_report(request: ImagesRequest, images: Sequence[OutputImage] = ()) -> s
 
 def size_facts(request: ImagesRequest, images: Sequence[OutputImage]) -> dict[str, Any]:
     """Return the size that was sent, the measured sizes that came, and those that Limner made of them, each once."""
-    sent = "auto" if request.size is None else str(request.size.upstream_size)
+    sent = request.upstream_size_text or "auto"
     if request.size_mode is SizeMode.NATIVE and not any(image.info or image.received for image in images):
         return {"sent": sent, "got": []}
     got, made = _sizes(image.received for image in images), _sizes(image.info for image in images)

@@ -21,7 +21,7 @@ def job_id_of(task_id: str) -> str:
 
 
 def task_receipt(job_id: str, poll_url: str, expires_at: int) -> dict[str, Any]:
-    """Return what a client gets that has submitted a task."""
+    """Return the receipt for a task that was submitted."""
     return {**_head(job_id), "status": "processing", "poll_url": poll_url, "expires_at": expires_at}
 
 
@@ -46,7 +46,7 @@ def completed_task(
 
 
 def failed_task(job_id: str, status: int, error: Mapping[str, Any], expires_at: int) -> dict[str, Any]:
-    """Return a task that has ended with an error, with the status that a client would have got that had waited."""
+    """Return a task that has ended with an error, with the status that a waiting client would have got."""
     return {**_head(job_id), "status": "failed", "http_status": status, "error": error, "expires_at": expires_at}
 
 

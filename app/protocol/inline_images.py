@@ -120,7 +120,7 @@ class InlineImageSpooler:
         self.spooled = {} if spooled is None else spooled
         self._pieces = [] if pieces is None else pieces
         self._keeps_pieces = keeps_pieces
-        #: Those that are not joined yet. An upstream may repeat the signs of a mark.
+        #: The parts that are not joined yet, by number. A mark of any other number is text of the upstream.
         self._left: dict[int, Piece] = {}
         self._seen = 0
         self.discarded = 0

@@ -60,7 +60,7 @@ def decode_text(data: bytes | bytearray, charset: str = "") -> str:
     Raises:
         UnicodeDecodeError: The bytes are neither.
     """
-    name = _charset_name(charset)
+    name = charset_name(charset)
     if name not in _UNMEANT_CHARSETS:
         return data.decode(name)
     try:
@@ -74,7 +74,7 @@ def decode_text(data: bytes | bytearray, charset: str = "") -> str:
     )
 
 
-def _charset_name(charset: str) -> str:
+def charset_name(charset: str) -> str:
     """Return Python's name for a charset; that of UTF-8 where Python knows none of this name."""
     if not charset:
         return "utf-8"
@@ -88,7 +88,7 @@ def _charset_name(charset: str) -> str:
 def parse_json(body: bytes | bytearray, charset: str = "") -> Any:
     """Parse a document. Raises `InvalidRequest`, which says where the document is wrong, and what is."""
     try:
-        document = orjson.loads(body if _charset_name(charset) in _UNMEANT_CHARSETS else decode_text(body, charset))
+        document = orjson.loads(body if charset_name(charset) in _UNMEANT_CHARSETS else decode_text(body, charset))
     except ValueError:  # orjson's error, and that of Python's decoders.
         document = _parse_leniently(body, charset)
     if isinstance(document, str) and document.lstrip().startswith(("{", "[")):

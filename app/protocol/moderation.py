@@ -1,7 +1,7 @@
 """Recognize the safety systems of upstreams by their words and codes.
 
-A word too few here costs nothing: what is not recognized is a complaint about the request all the same, and is shown in
-the upstream's words. It only lacks the code `moderation_blocked`.
+A missing word costs nothing: an error that is not recognized is still shown as a complaint about the request, in the
+upstream's words. It only lacks the code `moderation_blocked`.
 """
 
 import re

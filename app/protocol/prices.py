@@ -40,7 +40,7 @@ class Price:
         return sum(map(bool, (self.models, self.sizes, self.qualities)))
 
     def holds(self, model: str, size: str | None, quality: str | None, *, unknown: bool) -> bool:
-        """Return whether the row is for such an image. `unknown`: whether it is, where size or quality is unknown."""
+        """Return whether the row is for such an image. A condition on an unknown size or quality holds if `unknown`."""
         asked = ((self.models, model), (self.sizes, size), (self.qualities, quality))
         return all(not listed or (unknown if value is None else value in listed) for listed, value in asked)
 
@@ -53,7 +53,7 @@ class Price:
         return (self.image or Decimal(0)) + tokens * _RESERVED_TOKENS / _MILLION
 
     def of_tokens(self, usage: Usage) -> Decimal | None:
-        """Return the price of the tokens of a reply; None where they have one and were not counted."""
+        """Return the price of the tokens of a reply; None if tokens have a price but were not counted."""
         if self.tokens_in is None and self.tokens_out is None:
             return Decimal(0)
         if usage == NO_USAGE:

@@ -12,7 +12,7 @@ from typing import Protocol
 from app.protocol.image_body import ImageBody
 from app.protocol.image_format import bytes_reader, find_format
 from app.protocol.inline_images import ByteSink
-from app.protocol.json_text import wide_encoding
+from app.protocol.json_text import charset_name, wide_encoding
 
 #: Bytes that tell an image from a text.
 _HEAD_SIZE = 16
@@ -98,21 +98,12 @@ def is_image(head: bytes) -> bool:
 
 def _find_converter(head: bytes, charset: str) -> Converter | None:
     """Return what converts a text, None if it is UTF-8 for all that is known."""
-    name = _name_of(charset)
+    name = charset_name(charset)
     is_wide = name.startswith(("utf-16", "utf-32")) and not is_plain_text(head)
     wide = wide_encoding(head) or (name if is_wide else None)
     if wide is not None:
         return _Decoding(wide)
     return None if name == "ascii" or name.startswith("utf-") else _Fallback(name)
-
-
-def _name_of(charset: str) -> str:
-    """Return Python's name of a charset, that of UTF-8 for what is none."""
-    try:
-        b"a".decode(charset, "replace")  # Refuses codecs that encode no text, like `hex`.
-        return codecs.lookup(charset).name
-    except (LookupError, ValueError):
-        return "utf-8"
 
 
 class _Decoding:

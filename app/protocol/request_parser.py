@@ -31,7 +31,8 @@ class ParameterTable:
 
     Attributes:
         places: The place in `rows` of each name under which clients send a parameter.
-        required: The places of those that every request needs; `never_null`: their names, elsewhere null means missing.
+        required: The places of those that every request needs.
+        never_null: Their names. For all others, null means that they are missing.
         checked: The names whose values cannot hold an image that belongs elsewhere.
     """
 

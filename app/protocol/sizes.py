@@ -117,9 +117,9 @@ def check_exact_size(size: Size, text: str, param: str) -> Size:
 
 
 def covering_size(size: Size) -> Size:
-    """Return the nearest legal size that is as wide and as high as a size, or the nearest at all if none is.
+    """Return the legal size that covers a size and has to be scaled down least, or the nearest one if none covers it.
 
-    Of those that are, it is the one that has to be made smaller by least, which keeps the ratio as far as it can be.
+    That keeps the ratio as far as possible.
     """
     high = ceil_to_grid(size.height)
     covering = [
@@ -133,7 +133,7 @@ def covering_size(size: Size) -> Size:
 
 
 def nearest_sizes(size: Size) -> Sequence[Size]:
-    """Return the two legal sizes next to a size, or next to what is left of it within the limits, in its ratio."""
+    """Return the two legal sizes nearest to a size, which is first brought within the limits."""
     width, height = _within_limits(size)
     return sorted(_candidates(height), key=lambda each: _distance(each, width, height))[:2]
 

@@ -38,7 +38,7 @@ def _event_end(chunk: bytes, start: int, end: int) -> int:
     return match.end() if match else end
 
 
-#: Bytes that may be searched after what looks like an image: so many, and so many times the reply.
+#: Searches after what looks like an image may read this many bytes in all, plus this many times the reply.
 _FREE, _SEARCHES = 256 * 1024, 8
 
 

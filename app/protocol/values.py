@@ -1,4 +1,4 @@
-"""Mark the classes of values of which each request makes some: objects that nobody changes."""
+"""Mark classes whose objects each request makes and nobody changes."""
 
 from dataclasses import dataclass, field
 from typing import TypeVar, dataclass_transform

@@ -9,7 +9,7 @@ DELAYS = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 7200.0, 14_400.0)
 #: Seconds after the end of the task during which its webhook is sent again.
 RETRY_SECONDS = 86_400.0
 
-#: By which part of itself a delay may be longer, so that webhooks that failed together do not come together again.
+#: The share by which a delay may be longer, so that webhooks that failed together do not come together again.
 JITTER = 0.2
 
 _GONE = 410

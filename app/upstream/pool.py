@@ -190,7 +190,7 @@ class UpstreamPool:
 
     def highest_price(self, asked: ImagesRequest, only: str | None = None) -> Decimal:
         """Return the most that one image may cost at the upstreams that may be asked; 0 where no price is known."""
-        size = None if asked.size is None else str(asked.size.upstream_size)
+        size = asked.upstream_size_text
         prices = [Decimal(0)]
         for name, member in self._members.items():
             model = member.spec.models.resolve(asked.model)
@@ -368,7 +368,7 @@ def _body_for(member: PoolMember, chat: ChatRequest, routing: RoutingState) -> S
 
 def _start_record(member: PoolMember, request: UpstreamRequest, routing: RoutingState) -> AttemptRecord:
     spec, asked = member.spec, request.chat.request
-    size = None if asked.size is None else str(asked.size.upstream_size)
+    size = asked.upstream_size_text
     return AttemptRecord(spec.name, routing.models[spec.name], spec.prices, size, asked.quality)
 
 

@@ -182,9 +182,9 @@ class NothingSent(httpx.TransportError):
 
 
 class LiveConnector(BoundedConnector):
-    """Connections of which none is used again whose end has arrived.
+    """Connections of which none is used again once its server has closed it.
 
-    A busy process reads of that end only later, and nothing tells then whether the request was paid for.
+    A busy process would notice that only after sending, and could not tell whether the request was paid for.
     """
 
     async def connect(
