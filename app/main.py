@@ -29,7 +29,7 @@ from app.api.status import MAX_RECENT_REQUESTS, status_routes
 from app.api.stored_images import stored_image_routes
 from app.config.settings import Settings
 from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
-from app.observability.logging import configure_logging
+from app.observability.logging import configure_logging, unblock_standard_error
 from app.protocol.validation_errors import truncate
 from app.services.lifecycle import Services
 from app.state.timings import DEFAULT_TIMINGS, SharingTimings
@@ -121,6 +121,7 @@ def create_app(
 
 def _settings_of_environment() -> Settings:
     settings = Settings()
+    unblock_standard_error()
     configure_logging(settings.log_format, settings.log_level)
     return settings
 

@@ -1,5 +1,7 @@
 """Log events as readable lines on a terminal and as one JSON object per line elsewhere."""
 
+import atexit
+import io
 import json
 import logging
 import sys
@@ -9,6 +11,9 @@ from typing import TextIO
 import orjson
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
+
+from app.observability.line_writer import LineWriter
+from app.observability.metrics import LOG_ERRORS
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -49,6 +54,7 @@ EVENTS = {
     "unknown_variable": "an environment variable begins with LIMNER_ but is not a setting",
     "open_access_warning": "the server has no client keys",
     "unshared_workers_warning": "several workers or replicas run without shared state",
+    "log_lines_lost": "lines of this log were lost before this one: nobody read them, or the disk was full",
     "demo_model_replaced": "`limner demo` does not know LIMNER_UPSTREAM_MODEL and uses its default model",
 }
 
@@ -56,14 +62,55 @@ EVENTS = {
 _NOISY = ("httpx", "httpcore", "aiohttp", "uvicorn.access", "asyncio", "python_multipart", "PIL")
 
 
-class BestEffortLogger(structlog.WriteLogger):
-    """Drop records that cannot be written (full disk, closed pipe), so that logging never fails a request."""
+#: Seconds at the end of the process for a slow reader to read what waits for it.
+_FLUSH_SECONDS = 2.0
+
+
+class BestEffortLogger:
+    """Drop records that cannot be written (full disk, closed pipe), so that logging never fails a request.
+
+    Each record is written with one call, without a lock: `log_lines_lost` is written from within another record.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
 
     def msg(self, message: str) -> None:
         with suppress(OSError):
-            super().msg(message)
+            self._stream.write(message + "\n")
+            self._stream.flush()
 
     debug = info = warning = error = critical = msg
+
+
+def unblock_standard_error() -> None:
+    """Let nothing in this process wait for the reader of its standard error: no log, warning or stack trace.
+
+    `limner serve | less` would stop the server, and so would a log driver that hangs. To be called before
+    `configure_logging`. A stream that another program has put there, or none, is left alone.
+    """
+    stream = sys.__stderr__
+    if stream is not None and sys.stderr is stream:
+        stream.flush()
+        sys.stderr = unblocked(stream)
+
+
+def unblocked(stream: TextIO) -> TextIO:
+    """Return a stream that writes to the same descriptor and never waits for its reader."""
+    writer = LineWriter(stream.fileno(), lambda _: LOG_ERRORS.inc(), _log_lost_lines)
+    atexit.register(writer.flush_waiting, _FLUSH_SECONDS)
+    return io.TextIOWrapper(writer, stream.encoding, stream.errors, write_through=True)  # type: ignore[type-var]
+
+
+def _log_lost_lines(lines: int) -> None:
+    log.warning("log_lines_lost", lines=lines)
+
+
+class _Nowhere(io.StringIO):
+    """The log of a process whose standard error was closed before it began."""
+
+    def write(self, text: str, /) -> int:
+        return len(text)
 
 
 def configure_logging(log_format: str, level: str, stream: TextIO | None = None) -> None:
@@ -71,7 +118,7 @@ def configure_logging(log_format: str, level: str, stream: TextIO | None = None)
 
     `log_format` is `auto`, `console` or `json`; `auto` is `console` if `stream` is a terminal, else `json`.
     """
-    stream = stream or sys.stderr
+    stream = stream or sys.stderr or _Nowhere()
     for_people = stream.isatty() if log_format == "auto" else log_format == "console"
     threshold = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [

@@ -98,10 +98,10 @@ TOKENS_IN, TOKENS_OUT = _tokens.labels("in"), _tokens.labels("out")
 BYTES_IN, BYTES_OUT = _bytes.labels("in"), _bytes.labels("out")
 
 _errors = _counter(
-    "limner_part_errors", "Failures of the image store, the shared state, the ledger and of signing.", "part"
+    "limner_part_errors", "Failures of the image store, the shared state, the ledger, the log and of signing.", "part"
 )
-STORE_ERRORS, STATE_ERRORS, LEDGER_ERRORS, SIGNING_ERRORS = (
-    _errors.labels(part) for part in ("store", "state", "ledger", "signing")
+STORE_ERRORS, STATE_ERRORS, LEDGER_ERRORS, LOG_ERRORS, SIGNING_ERRORS = (
+    _errors.labels(part) for part in ("store", "state", "ledger", "log", "signing")
 )
 
 CONNECTIONS_REFUSED = _counter("limner_refused_connections", "Connections beyond the limit, which got a 503.")

@@ -16,7 +16,7 @@ from structlog.contextvars import bind_contextvars
 
 from app.config.settings import Settings
 from app.main import create_app, services_of
-from app.observability.logging import configure_logging, log
+from app.observability.logging import configure_logging, log, unblock_standard_error
 from app.observability.metrics import WORKER_DEATHS
 from app.server.descriptors import raise_descriptor_limit
 from app.server.freed_memory import FreedMemory
@@ -188,6 +188,7 @@ def run_worker(settings: Settings, sockets: "list[socket.socket]", pipe: "Connec
     Raises:
         SystemExit: The application cannot be created.
     """
+    unblock_standard_error()
     configure_logging(settings.log_format, settings.log_level)
     bind_contextvars(pid=os.getpid())
     try:

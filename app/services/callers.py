@@ -63,7 +63,8 @@ def build_webhooks(
 
 def build_usage_recorder(settings: Settings) -> UsageRecorder:
     """Return where usage records are written."""
-    ledger = None if settings.ledger is None else Ledger(ledger_file(settings))
+    path = None if settings.ledger == STANDARD_OUTPUT else settings.ledger
+    ledger = None if settings.ledger is None else Ledger(path)
     tracing = None if settings.traces is None else OtlpTracing(settings.traces, __version__)
     # With a ledger file its lines are summed up, which are those of all workers.
     hourly = HourlySummary() if ledger_file(settings) is None else None
@@ -71,5 +72,9 @@ def build_usage_recorder(settings: Settings) -> UsageRecorder:
 
 
 def ledger_file(settings: Settings) -> Path | None:
-    """Return the file of the ledger; None if there is none, or if it is the standard output."""
-    return None if settings.ledger == STANDARD_OUTPUT else settings.ledger
+    """Return the file of the ledger, which can be read again; None if there is none.
+
+    The standard output cannot be read, and neither can a pipe: its lines belong to its reader.
+    """
+    path = settings.ledger
+    return None if path is None or path == STANDARD_OUTPUT or (path.exists() and not path.is_file()) else path

@@ -1,5 +1,6 @@
 """Ledger lines stay whole when files are rotated, disks are full, and several processes write."""
 
+import concurrent.futures
 import os
 import subprocess
 import sys
@@ -128,3 +129,38 @@ def test_a_line_that_was_cut_short_does_not_damage_the_next(tmp_path: Path, monk
     ledger.close()
     assert path.read_bytes() == b'{"n":\n{"n":2}\n{"n":3}\n'
     assert [record["event"] for record in logs] == ["ledger_write_failed"]
+
+
+def test_a_reader_of_standard_output_that_stops_costs_lines_and_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reader, end = os.pipe()
+    monkeypatch.setattr("app.observability.ledger._STANDARD_OUTPUT", end)
+    ledger, before = Ledger(None), failures()
+    monkeypatch.setattr(ledger._output, "_max_waiting", 100_000)
+    with structlog.testing.capture_logs() as logs:
+        while failures() - before < 3:
+            ledger.write({"filling": "x" * 700})
+    assert [(record["event"], record["path"]) for record in logs] == [("ledger_write_failed", "/dev/stdout")]
+    assert logs[0]["reason"] == "its reader has stopped reading"
+    with open(reader, "rb") as file, concurrent.futures.ThreadPoolExecutor() as threads:
+        lines = threads.submit(lambda: [orjson.loads(line) for line in file])
+        ledger.close()
+        os.close(end)
+        assert len(lines.result()) > 100
+
+
+def test_a_pipe_as_the_ledger_blocks_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    os.mkfifo(path)
+    ledger, before = Ledger(path), failures()
+    with structlog.testing.capture_logs() as logs:
+        ledger.write({"n": 1})
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        ledger.write({"n": 2})
+        assert os.read(reader, 100) == b'{"n":2}\n'
+        while failures() - before < 2:
+            ledger.write({"filling": "x" * 700})
+    assert [record["reason"] for record in logs] == ["nobody reads this pipe", "its reader has stopped reading"]
+    os.close(reader)
+    ledger.close()

@@ -1,8 +1,11 @@
 import ast
 import io
 import logging
+import os
 import re
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import orjson
@@ -10,7 +13,16 @@ import pytest
 import structlog
 
 from app.observability import logging as logging_module
-from app.observability.logging import EVENTS, MAX_LONG_VALUE_BYTES, MAX_VALUE_BYTES, configure_logging, log, shorten
+from app.observability.logging import (
+    EVENTS,
+    MAX_LONG_VALUE_BYTES,
+    MAX_VALUE_BYTES,
+    configure_logging,
+    log,
+    shorten,
+    unblock_standard_error,
+)
+from app.observability.metrics import REGISTRY
 from tests.support.terminal import Terminal
 
 APP = Path(__file__).parents[3] / "app"
@@ -146,6 +158,69 @@ class BrokenStream(io.StringIO):
 def test_a_record_that_cannot_be_written_is_dropped(level: str) -> None:
     configure_logging("json", "debug", BrokenStream())
     getattr(log, level)("request")
+
+
+@contextmanager
+def standard_error(encoding: str = "utf-8") -> Iterator[int]:
+    """Let the standard error be a pipe, and give its reading end. pytest replaces what a fixture would set."""
+    reader, end = os.pipe()
+    with pytest.MonkeyPatch.context() as patch, open(end, "w", encoding=encoding, errors="backslashreplace") as stream:
+        patch.setattr(sys, "stderr", stream)
+        patch.setattr(sys, "__stderr__", stream)
+        patch.setattr("atexit.register", lambda *_: None)
+        yield reader
+    os.close(reader)
+
+
+def test_what_is_printed_to_the_standard_error_keeps_its_order_with_the_log() -> None:
+    with standard_error("ascii") as reader:
+        print("before", file=sys.stderr)
+        unblock_standard_error()
+        configure_logging("auto", "info")
+        print("first", "狐", file=sys.stderr)
+        log.info("request")
+        logging.getLogger("a.library").warning("from a library")
+        print("last", file=sys.stderr)
+        lines = os.read(reader, 4096).decode().splitlines()
+        assert sys.stderr.fileno() > 2
+        assert not sys.stderr.isatty()
+    events = [orjson.loads(line)["event"] for line in lines[2:4]]
+    assert [*lines[:2], *events, *lines[4:]] == ["before", r"first \u72d0", "request", "from a library", "last"]
+
+
+def test_lost_lines_are_counted_and_named_in_the_log() -> None:
+    def errors() -> float:
+        return REGISTRY.get_sample_value("limner_part_errors_total", {"part": "log"}) or 0.0
+
+    with standard_error() as reader:
+        unblock_standard_error()
+        configure_logging("json", "info")
+        before = errors()
+        with pytest.MonkeyPatch.context() as stuck:
+            stuck.setattr(sys.stderr.buffer, "_has_room", lambda _: False)
+            stuck.setattr(sys.stderr.buffer, "_max_waiting", 10)
+            for _ in range(3):
+                log.info("request")
+        assert errors() - before == 3
+        log.info("request")
+        records = [orjson.loads(line) for line in os.read(reader, 4096).splitlines()]
+    assert [(record["event"], record.get("lines")) for record in records] == [("request", None), ("log_lines_lost", 3)]
+
+
+def test_a_stream_of_another_program_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    unblock_standard_error()
+    assert sys.stderr is stream
+
+
+def test_a_closed_standard_error_costs_only_the_log() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stderr", None)
+        patch.setattr(sys, "__stderr__", None)
+        unblock_standard_error()
+        configure_logging("auto", "info")
+        log.info("request")
 
 
 def logged_events() -> Iterator[tuple[str, ast.expr]]:
