@@ -4,13 +4,18 @@ Each `[[keys]]` table is one key: its owner's name, its digest, and what it may 
 """
 
 import hashlib
+import os
 import re
 import secrets
+import stat
+import threading
 import time
 import tomllib
 from collections.abc import Callable, Collection, Iterator
+from contextvars import copy_context
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -26,6 +31,9 @@ from app.protocol.webhook_signature import parse_secret
 
 #: Seconds between two checks of the file, and seconds since its last change, so that no half-written file is read.
 _CHECK_INTERVAL = 1.0
+
+#: A look at the file that takes this many seconds is reported: until it ends, a key that was removed stays valid.
+_SILENT_SECONDS = 5.0
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -181,7 +189,11 @@ class _FileVersion(NamedTuple):
 
 
 class KeyFile:
-    """The keys of the file. When a new version of the file has mistakes, the keys of the last valid one remain."""
+    """The keys of the file. When a new version of the file has mistakes, the keys of the last valid one remain.
+
+    A thread of its own looks at the file once a second: a file system that does not respond, as of a server that has
+    gone, holds up no request and not the end of the process.
+    """
 
     def __init__(
         self,
@@ -196,7 +208,7 @@ class KeyFile:
         Args:
             path: The key file.
             upstreams: The upstreams that a key may name. None permits every name.
-            monotonic: Returns seconds. Decides when the file is checked again.
+            monotonic: Returns seconds. Decides for how long the file system has not responded.
             wall_clock: Returns seconds since the epoch, as the times of files do.
 
         Raises:
@@ -205,19 +217,21 @@ class KeyFile:
         self._path = path
         self._upstreams = upstreams
         self._monotonic, self._wall_clock = monotonic, wall_clock
-        self._checked_at = monotonic()
+        self._wake = threading.Event()
+        self._has_to_reload = self._is_closed = False
+        #: Since when the file is being looked at, and whether it was reported that this takes long.
+        self._looking_since: float | None = None
+        self._is_reported = False
         self._version = self._stat()
         self._keys = self._read()
 
     def lookup(self, digest: bytes) -> ClientKey | None:
-        """Return the entry of the key with this SHA-256 digest. Checks once a second whether the file has changed.
+        """Return the entry of the key with this SHA-256 digest, as the file was read last.
 
         Its duration may depend on the digest, but reveals nothing about a key.
         """
-        if self._monotonic() - self._checked_at >= _CHECK_INTERVAL:
-            version = self._stat()
-            if version != self._version and not self._was_just_written(version):
-                self.reload()
+        if self._looking_since is not None:
+            self._report_silence(self._looking_since)
         return self._keys.get(digest)
 
     @property
@@ -225,22 +239,61 @@ class KeyFile:
         """The entries of all keys, as the file was read last."""
         return self._keys.values()
 
+    def watch(self) -> None:
+        """Look at the file once a second from now on."""
+        # The log names the worker by its context.
+        look = partial(copy_context().run, self._look_until_closed)
+        threading.Thread(target=look, name="limner-keys", daemon=True).start()
+
     def reload(self) -> None:
-        """Read the file now. A file with mistakes is logged once and changes nothing."""
-        self._version = self._stat()
+        """Let the file be read as soon as possible, even if it does not seem to have changed."""
+        if self._looking_since is not None:
+            self._report_silence(self._looking_since)
+        self._has_to_reload = True
+        self._wake.set()
+
+    def close(self) -> None:
+        """Look at the file no more."""
+        self._is_closed = True
+        self._wake.set()
+
+    def look(self) -> None:
+        """Read the file if it has changed. A file with mistakes is logged once and changes nothing. May block."""
+        self._looking_since = self._monotonic()
+        version, has_to_reload = self._stat(), self._has_to_reload
+        if has_to_reload or (version != self._version and not self._was_just_written(version)):
+            self._has_to_reload = False
+            self._version = version
+            self._read_again()
+        self._looking_since, self._is_reported = None, False
+
+    def _look_until_closed(self) -> None:
+        while not self._is_closed:
+            self._wake.clear()
+            self.look()
+            self._wake.wait(_CHECK_INTERVAL)
+
+    def _read_again(self) -> None:
         try:
             self._keys = self._read()
         except InvalidKeyFile as error:
-            log.error("key_file_rejected", path=str(self._path), reason=str(error))
+            self._reject(str(error))
         else:
             log.info("key_file_loaded", path=str(self._path), keys=len(self._keys))
+
+    def _report_silence(self, since: float) -> None:
+        if not self._is_reported and self._monotonic() - since >= _SILENT_SECONDS:
+            self._is_reported = True
+            self._reject("its file system does not respond; changes of the file have no effect until it does")
+
+    def _reject(self, reason: str) -> None:
+        log.error("key_file_rejected", path=str(self._path), reason=reason)
 
     def _was_just_written(self, version: _FileVersion | None) -> bool:
         # Half of a file can be valid but lack the limits of its last key. A time in the future says nothing.
         return version is not None and 0 <= self._wall_clock() - version.modified_ns / 1e9 < _CHECK_INTERVAL
 
     def _stat(self) -> _FileVersion | None:
-        self._checked_at = self._monotonic()
         try:
             found = self._path.stat()
         except OSError:
@@ -249,11 +302,26 @@ class KeyFile:
 
     def _read(self) -> dict[bytes, ClientKey]:
         try:
-            return {key.sha256: key for key in parse_keys(self._path.read_text("utf-8"), self._upstreams)}
+            return {key.sha256: key for key in parse_keys(_read_regular_file(self._path), self._upstreams)}
         except OSError as error:
             raise InvalidKeyFile(f"cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:
             raise InvalidKeyFile("is not UTF-8") from None
+
+
+def _read_regular_file(path: Path) -> str:
+    """Return the text of a file.
+
+    Raises:
+        InvalidKeyFile: It is something else, which may never end or can be read only once.
+        OSError: It cannot be read.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    # Opening a pipe would wait for somebody who writes into it.
+    with open(path, encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise InvalidKeyFile("is a pipe or a device. It is read again and again, so it must be a regular file")
+        return file.read()
 
 
 def parse_keys(text: str, upstreams: Collection[str] | None = None) -> tuple[ClientKey, ...]:
@@ -267,6 +335,8 @@ def parse_keys(text: str, upstreams: Collection[str] | None = None) -> tuple[Cli
     except ValueError as error:
         # Invalid TOML, or a number with thousands of digits.
         raise InvalidKeyFile(str(error)) from None
+    except RecursionError:
+        raise InvalidKeyFile("is nested too deeply") from None
     tables = document.pop("keys", [])
     if document or not isinstance(tables, list):
         raise InvalidKeyFile("expected [[keys]] tables and nothing else")

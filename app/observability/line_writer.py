@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
 
 #: Bytes of lines that wait for their reader. What comes beyond them is lost.
@@ -54,6 +55,7 @@ class LineWriter(io.RawIOBase):
         self._on_loss, self._on_resume = on_loss, on_resume
         self._max_waiting = max_waiting
         self._has_room = _room_check(descriptor)
+        self._context = copy_context()
         # Re-entrant: while it is held, an object may be collected whose end is logged.
         self._changed = threading.Condition()
         self._waiting: deque[bytes] = deque()
@@ -66,8 +68,7 @@ class LineWriter(io.RawIOBase):
         """Write one or more whole lines, now or later. Never waits and never raises."""
         with self._changed:
             lost = self._write_or_keep(line)
-        if lost:
-            self._on_resume(lost)
+        self._report(lost)
         return len(line)
 
     def flush_waiting(self, seconds: float) -> None:
@@ -140,8 +141,12 @@ class LineWriter(io.RawIOBase):
                     self._lose(reason)
                 lost = 0 if self._waiting or reason else self._take_lost()
                 self._changed.notify_all()
-            if lost:
-                self._on_resume(lost)
+            self._report(lost)
+
+    def _report(self, lost: int) -> None:
+        """Tell of lost lines, in the context in which this object was made: they are of many requests."""
+        if lost:
+            self._context.copy().run(self._on_resume, lost)
 
     def _take_lines(self) -> bytes:
         """Take as many lines as a pipe surely takes at once, so that those of several processes do not mix."""

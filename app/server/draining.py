@@ -188,9 +188,9 @@ def run_worker(settings: Settings, sockets: "list[socket.socket]", pipe: "Connec
     Raises:
         SystemExit: The application cannot be created.
     """
+    bind_contextvars(pid=os.getpid())
     unblock_standard_error()
     configure_logging(settings.log_format, settings.log_level)
-    bind_contextvars(pid=os.getpid())
     try:
         worker = WorkerServer(settings, pipe)
     except (ValueError, OSError) as error:

@@ -135,10 +135,14 @@ class Services:
         self.backends.transcoder.start()
         if self.backends.signer is not None:
             self.backends.signer.start()
+        if self.key_file is not None:
+            self.key_file.watch()
         tasks = [asyncio.create_task(work) for work in self.background_tasks()]
         try:
             yield
         finally:
+            if self.key_file is not None:
+                self.key_file.close()
             await self.service.drain(self.settings.shutdown_grace)
             await self.webhooks.drain()
             for task in tasks:

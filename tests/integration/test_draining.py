@@ -132,6 +132,22 @@ def test_sighup_reloads_the_key_file(demo: RunningDemo, tmp_path: Path) -> None:
         assert server.end() == 0
 
 
+def test_a_pipe_in_place_of_the_key_file_holds_up_neither_requests_nor_the_end(
+    demo: RunningDemo, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text(f'[[keys]]\nname = "alice"\nsha256 = "{hashlib.sha256(b"sk-alice").hexdigest()}"')
+    with run_process(demo, tmp_path, LIMNER_KEYS_FILE=str(file)) as server:
+        file.unlink()
+        os.mkfifo(file)
+        server.process.send_signal(signal.SIGHUP)
+        assert "regular file" in server.wait_for_event("key_file_rejected")["reason"]
+        headers = {"authorization": "Bearer sk-alice"}
+        assert httpx.get(f"{server.url}/v1/models", headers=headers, trust_env=False).status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.end() == 0
+
+
 def test_sighup_without_a_key_file_changes_nothing(demo: RunningDemo, tmp_path: Path) -> None:
     with run_process(demo, tmp_path) as server:
         server.process.send_signal(signal.SIGHUP)
@@ -247,6 +263,8 @@ def test_the_handler_of_sighup_reloads_a_key_file(
     server._reload_keys_on_sighup(Loop())  # type: ignore[arg-type]
     with structlog.testing.capture_logs() as records:
         Loop.handlers[signal.SIGHUP]()
+        if server._services.key_file is not None:
+            server._services.key_file.look()
     assert [record["event"] for record in records] == [event]
 
 

@@ -2,16 +2,20 @@
 
 import hashlib
 import os
+import socket
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from app.access import keys
 from app.access.keys import InvalidKeyFile, KeyFile, Rate, generate_key, parse_keys
 from app.protocol.size_fit import SizeMode
 from app.protocol.sizes import Size
@@ -129,25 +133,43 @@ class File:
         # Two writes within one tick of the file system's clock must be distinguished.
         os.utime(self.path, (self.now, self.now))
 
+    def replace(self, make: Callable[[Path], object]) -> None:
+        self.path.unlink()
+        make(self.path)
+
     def names(self) -> list[str]:
+        self.key_file.look()
         found = [self.key_file.lookup(bytes.fromhex(digest)) for digest in (DIGEST, "0" * 64)]
         return [key.name for key in found if key is not None]
 
 
-def test_a_changed_file_is_read_a_second_later(tmp_path: Path) -> None:
+def test_a_changed_file_is_read_at_the_next_look(tmp_path: Path) -> None:
     file = File(tmp_path)
     file.write(HEAD + TWO)
-    file.now -= 0.1
-    assert file.names() == ["alice"]
-    file.now += 0.1
+    assert len(file.key_file.keys) == 1
     assert file.names() == ["alice", "bob"]
 
 
 def test_a_file_that_has_not_changed_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = File(tmp_path)
-    monkeypatch.setattr(file.key_file, "reload", lambda: pytest.fail("read again"))
+    monkeypatch.setattr(keys, "_read_regular_file", lambda _: pytest.fail("read again"))
     file.now += 10
     assert file.names() == ["alice"]
+
+
+SPECIAL = "is a pipe or a device. It is read again and again, so it must be a regular file"
+
+
+def bind_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(path))
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
 
 
 BROKEN: dict[str, tuple[Callable[[File], Any], str]] = {
@@ -155,6 +177,12 @@ BROKEN: dict[str, tuple[Callable[[File], Any], str]] = {
     "an upstream that does not exist": (lambda file: file.write(HEAD + 'upstream = "spar"'), "line 4: upstream: expected the name of an upstream: main"),
     "no text": (lambda file: file.path.write_bytes(b"\xff"), "is not UTF-8"),
     "no file": (lambda file: file.path.unlink(), "cannot be read: No such file or directory"),
+    "a pipe that nobody writes to": (lambda file: file.replace(os.mkfifo), SPECIAL),
+    "a device that never ends": (lambda file: file.replace(lambda path: path.symlink_to("/dev/zero")), SPECIAL),
+    "a terminal": (lambda file: file.replace(lambda path: path.symlink_to("/dev/ptmx")), SPECIAL),
+    "a folder": (lambda file: file.replace(Path.mkdir), "cannot be read: Is a directory"),
+    "a socket": (lambda file: file.replace(bind_socket), "cannot be read: No such device or address"),
+    "thousands of brackets": (lambda file: file.write("keys = " + "[" * 20_000), "is nested too deeply"),
 }  # fmt: skip
 
 
@@ -168,6 +196,7 @@ def test_a_file_with_mistakes_is_logged_once_and_changes_nothing(name: str, tmp_
             file.now += 1
             assert file.names() == ["alice"]
         assert [(record["log_level"], record["reason"]) for record in logs] == [("error", reason)]
+        remove(file.path)
         file.write(TWO)
         assert file.names() == ["bob"]
         assert (logs[-1]["event"], logs[-1]["keys"]) == ("key_file_loaded", 1)
@@ -179,8 +208,6 @@ def test_a_file_that_was_just_written_is_not_read_for_a_second(tmp_path: Path) -
     file.age = 0.0
     assert file.names() == ["alice"]
     file.age = 1.0
-    assert file.names() == ["alice"]
-    file.now += 1
     assert file.names() == ["alice", "bob"]
 
 
@@ -197,6 +224,78 @@ def test_reload_reads_the_file_at_once(tmp_path: Path) -> None:
     file.write(TWO)
     file.key_file.reload()
     assert file.names() == ["bob"]
+
+
+def stop(key_file: KeyFile) -> None:
+    key_file.close()
+    for thread in threading.enumerate():
+        if thread.name == "limner-keys":
+            thread.join(60)
+
+
+class SilentFile(File):
+    """A key file on a file system that does not respond until `responds` is set."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        super().__init__(folder)
+        self.responds, self.is_asked = threading.Event(), threading.Event()
+        read = self.key_file._stat
+
+        def wait() -> object:
+            self.is_asked.set()
+            assert self.responds.wait(60)
+            return read()
+
+        patch.setattr(self.key_file, "_stat", wait)
+
+
+def test_a_file_system_that_does_not_respond_holds_up_nobody_and_is_reported_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = SilentFile(tmp_path, monkeypatch)
+    alice = bytes.fromhex(DIGEST)
+    with capture_logs() as logs:
+        file.key_file.watch()
+        assert file.is_asked.wait(60)
+        file.now += 4.9
+        file.key_file.reload()
+        assert file.key_file.lookup(alice) is not None
+        assert logs == []
+        file.now += 0.1
+        for _ in range(3):
+            assert file.key_file.lookup(alice) is not None
+            file.key_file.reload()
+        assert [record["event"] for record in logs] == ["key_file_rejected"]
+        assert "does not respond" in logs[0]["reason"]
+        file.responds.set()
+        stop(file.key_file)
+
+
+def test_the_watched_file_is_read_when_it_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = File(tmp_path)
+    monkeypatch.setattr(keys, "_CHECK_INTERVAL", 600.0)
+    looks = Queue[int]()
+    look = file.key_file.look
+
+    def count() -> None:
+        look()
+        looks.put(len(file.key_file.keys))
+
+    monkeypatch.setattr(file.key_file, "look", count)
+    file.key_file.watch()
+    assert looks.get(timeout=60) == 1
+    file.age = 0.0
+    file.write(HEAD + TWO)
+    file.key_file.reload()
+    assert looks.get(timeout=60) == 2
+    stop(file.key_file)
+
+
+@pytest.mark.parametrize("special", [os.mkfifo, Path.mkdir], ids=["a pipe", "a folder"])
+def test_what_is_no_file_is_an_error_at_the_start(tmp_path: Path, special: Callable[[Path], None]) -> None:
+    special(tmp_path / "keys.toml")
+    with pytest.raises(InvalidKeyFile, match=r"regular file|Is a directory"):
+        KeyFile(tmp_path / "keys.toml")
 
 
 def test_a_missing_file_is_an_error_at_the_start(tmp_path: Path) -> None:

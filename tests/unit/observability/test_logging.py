@@ -202,9 +202,13 @@ def test_lost_lines_are_counted_and_named_in_the_log() -> None:
             for _ in range(3):
                 log.info("request")
         assert errors() - before == 3
-        log.info("request")
+        with structlog.contextvars.bound_contextvars(request_id="req-1"):
+            log.info("request")
         records = [orjson.loads(line) for line in os.read(reader, 4096).splitlines()]
-    assert [(record["event"], record.get("lines")) for record in records] == [("request", None), ("log_lines_lost", 3)]
+    assert [(record["event"], record.get("lines"), record.get("request_id")) for record in records] == [
+        ("request", None, "req-1"),
+        ("log_lines_lost", 3, None),
+    ]
 
 
 def test_a_stream_of_another_program_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
