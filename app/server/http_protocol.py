@@ -31,6 +31,10 @@ MAX_HEAD_BYTES = 64 * 1024
 #: Seconds for a rejected client to stop sending and to read the error.
 _LINGER_SECONDS = 2.0
 
+#: Seconds between two looks at what a client has acknowledged, growing, and seconds without an acknowledgment that mean
+#: a dead connection.
+FIRST_PAUSE, LONGEST_PAUSE, MAX_SILENCE = 0.005, 0.25, 3.0
+
 #: Names, addresses and ports. Underscores too, because services of a compose file are named with them.
 _HOST = re.compile(rb"[A-Za-z0-9._:\[\]-]*")
 
@@ -47,21 +51,55 @@ class Acknowledgments:
     """What the client's system has acknowledged of a connection.
 
     A request refers to this object, and not to the protocol, which refers to the request: in a circle all of them would
-    stay in memory until the next collection. `left`: the result after the connection was closed.
+    stay in memory until the next collection. `left`: the latest result, which stays after the connection was closed.
+    `are_awaited`: the response was the last one, and the connection is closed as soon as all of it is acknowledged.
     """
 
     transport: asyncio.Transport
     left: float | None = None
+    are_awaited: bool = False
 
     def __call__(self) -> float | None:
         """Return how many bytes the client's system has not acknowledged.
 
         None where that cannot be known, infinity where the connection was lost before they were.
         """
-        if self.transport.is_closing():
-            return self.left
-        in_system = _send_queue(self.transport.get_extra_info("socket"))
-        return None if in_system is None else self.transport.get_write_buffer_size() + in_system
+        if not self.transport.is_closing():
+            in_system = _send_queue(self.transport.get_extra_info("socket"))
+            self.left = None if in_system is None else self.transport.get_write_buffer_size() + in_system
+        return self.left
+
+
+@dataclass(slots=True)
+class LastResponse:
+    """The transport of a response that ends its connection: it is closed when the client has acknowledged everything.
+
+    Nothing can be asked of a closed connection any more, and the client may be gone. Refers to no protocol, for the
+    same reason as `Acknowledgments`.
+    """
+
+    transport: asyncio.Transport
+    acknowledgments: Acknowledgments
+    loop: asyncio.AbstractEventLoop
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self.transport.is_closing()
+
+    def close(self) -> None:
+        """Close the connection as soon as everything is acknowledged, or nothing has been for `MAX_SILENCE` seconds."""
+        self.acknowledgments.are_awaited = True
+        self._look(FIRST_PAUSE, math.inf, 0.0)
+
+    def _look(self, pause: float, before: float, silence: float) -> None:
+        left = self.acknowledgments()
+        silence = silence if left == before else 0.0
+        if not left or silence > MAX_SILENCE or self.transport.is_closing():
+            self.transport.close()
+        else:
+            self.loop.call_later(pause, self._look, min(2 * pause, LONGEST_PAUSE), left, silence + pause)
 
 
 @dataclass(slots=True)
@@ -175,7 +213,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> None:
         """Note what was on its way when the client closed the connection: it cannot be asked for any more."""
-        self._acknowledgments.left = self._acknowledgments()
+        self._acknowledgments()
         super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -187,7 +225,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._was_rejected:
+        if self._was_rejected or self._acknowledgments.are_awaited:
             return
         self._pending += len(data)
         self._unset_keepalive_if_required()
@@ -237,6 +275,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             # With `Expect: 100-continue` the client may never send the announced body (RFC 9110, 10.1.1). The next
             # bytes on the connection are then ambiguous, so it is not kept alive.
             self.cycle.keep_alive = False
+        if not self.cycle.keep_alive:
+            last: Any = LastResponse(self.transport, self._acknowledgments, self.loop)
+            self.cycle.transport = last
 
     def _check_head(self) -> None:
         """Raise if the head is not acceptable.
@@ -284,6 +325,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self.transport.get_write_buffer_size():
             # From now on a single unread byte starts the write timeout, not only more than a buffer of them.
             self.transport.set_write_buffer_limits(high=0)
+        if self._acknowledgments.are_awaited:
+            # RFC 9112, 9.6: what follows the last request of a connection is not answered.
+            self.pipeline.clear()
         super().on_response_complete()
 
     def pause_writing(self) -> None:

@@ -7,11 +7,12 @@ import socket
 import struct
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import pytest
 from starlette.requests import Request
@@ -23,6 +24,7 @@ from app.server.http_protocol import (
     MAX_HEAD_BYTES,
     Acknowledgments,
     Disconnect,
+    LastResponse,
     LimitedHttpProtocol,
     _send_queue,
     protocol_class,
@@ -545,6 +547,103 @@ def test_what_was_on_its_way_is_known_after_the_connection_was_closed() -> None:
 
     assert Acknowledgments(ClosedTransport(), math.inf)() == math.inf
     assert Acknowledgments(ClosedTransport())() is None
+
+
+@dataclass(frozen=True)
+class Looks:
+    name: str
+    unacknowledged: list[float | None]
+    looks: int
+
+
+class OpenTransport(asyncio.Transport):
+    """Counts how often it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = 0
+
+    def is_closing(self) -> bool:
+        return self.closed > 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class ImpatientLoop:
+    """Calls at once what is to be called later."""
+
+    def call_later(self, _: float, callback: Callable[..., None], *args: object) -> None:
+        callback(*args)
+
+
+IMPATIENT = cast("asyncio.AbstractEventLoop", ImpatientLoop())
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Looks("Everything is acknowledged: the connection is closed at once.", [0], 1),
+        Looks("The system tells nothing: the connection is closed at once.", [None], 1),
+        Looks("The connection is closed with the last acknowledgment.", [7, 7, 3, 0], 4),
+        Looks("A client that acknowledges slowly is waited for.", [*range(100, -1, -1)], 101),
+        Looks("A client that acknowledges nothing for three seconds is not waited for.", [5.0] * 50, 18),
+    ],
+    ids=lambda case: case.name,
+)
+def test_the_last_response_of_a_connection_is_waited_for(case: Looks) -> None:
+    left, transport = iter(case.unacknowledged), OpenTransport()
+    looks: list[float | None] = []
+
+    class Known(Acknowledgments):
+        def __call__(self) -> float | None:
+            looks.append(next(left))
+            return looks[-1]
+
+    LastResponse(transport, Known(transport), IMPATIENT).close()
+    assert (transport.closed, len(looks)) == (1, case.looks)
+
+
+def test_a_connection_that_was_lost_is_not_waited_for() -> None:
+    transport = OpenTransport()
+    looks: list[float] = []
+
+    class Lost(Acknowledgments):
+        def __call__(self) -> float | None:
+            looks.append(math.inf)
+            transport.closed += 1
+            return looks[-1]
+
+    LastResponse(transport, Lost(transport), IMPATIENT).close()
+    assert looks == [math.inf]
+
+
+def test_what_follows_the_last_request_of_a_connection_is_not_answered() -> None:
+    """Neither what came with it, nor what comes while its client has not acknowledged the response."""
+    has_ended = threading.Event()
+
+    async def fill(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await App()(scope, receive, send)
+            return
+        size = 2**18
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        await send({"type": "http.response.body", "body": bytes(size)})
+        has_ended.set()
+
+    with serve(fill, http=protocol_class(LONG, LONG)) as url, socket.socket() as client:
+        address = urlsplit(url)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(LONG)
+        client.connect((address.hostname, address.port))
+        request = b"GET / HTTP/1.0\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n"
+        client.sendall(request + request)
+        assert has_ended.wait(10)
+        client.sendall(request)
+        received = b""
+        while chunk := client.recv(2**16):
+            received += chunk
+    assert received.count(b"HTTP/1.1 200") == 1
 
 
 @dataclass(frozen=True)

@@ -603,26 +603,31 @@ def test_under_a_key_a_failure_that_may_have_cost_something_is_remembered(demo: 
 
 
 @contextmanager
-def deaf_client(limner: RunningLimner) -> Iterator[socket.socket]:
+def deaf_client(limner: RunningLimner, version: str = "1.1", header: str = "") -> Iterator[socket.socket]:
     """Send a request over a connection whose other end takes only the beginning of the response."""
     address = urlsplit(limner.url)
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect((address.hostname, address.port))
         body = orjson.dumps(GENERATION)
-        head = f"POST /v1/images/generations HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
-        connection.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        head = f"POST /v1/images/generations HTTP/{version}\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}{header}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         yield connection
 
 
 @pytest.mark.parametrize("model", ["data-url", "gpt-image-2-chat"])
 @pytest.mark.parametrize("ends", [True, False], ids=["the connection ends", "the connection falls silent"])
+@pytest.mark.parametrize(
+    ("version", "header"),
+    [("1.1", ""), ("1.1", "Connection: close\r\n"), ("1.0", ""), ("1.1", "Expect: 100-continue\r\n")],
+    ids=["kept alive", "closed after the response", "closed as in HTTP/1.0", "closed after 100 Continue"],
+)
 def test_a_result_that_was_written_into_a_dead_connection_is_not_delivered(
-    demo: RunningDemo, monkeypatch: pytest.MonkeyPatch, model: str, ends: bool
+    demo: RunningDemo, monkeypatch: pytest.MonkeyPatch, model: str, ends: bool, version: str, header: str
 ) -> None:
     if not ends:
         monkeypatch.setattr("app.api.disconnects._MAX_SILENCE", 0.05)
-    with limner_with_model(demo, model) as limner, deaf_client(limner) as connection:
+    with limner_with_model(demo, model) as limner, deaf_client(limner, version, header) as connection:
         wait_until(lambda: any(job.run.is_done for job in limner.service.registry._by_id.values()))
         if ends:
             connection.close()
