@@ -28,13 +28,13 @@ from app.extraction.guesses import unlikeliness
 from app.extraction.mentions import IMAGE_MARKUP, MarkupKind, UrlMention
 from app.extraction.message_content import MessageContent, Surroundings
 from app.extraction.posters import is_poster
-from app.extraction.relative_links import paths_in
 from app.extraction.structured import NO_JSON, ImageField, is_auxiliary_key, walk_json
 from app.extraction.text import ReplyText
 from app.extraction.tool_calls import images_in_calls, join_calls
 from app.extraction.urls import UrlKind, classify_url, file_name, may_be_image, without_last_words
 from app.extraction.words import UNCHANGED_WORDS
 from app.protocol.chat_reply import ChatReply
+from app.protocol.text_end import TextEnd
 from app.protocol.validation_errors import truncate
 from app.protocol.values import value_class
 
@@ -57,6 +57,7 @@ class FoundImage:
         form: The name of the row of `FORMS` that found the image.
         is_secondary: A preview or the like, found because there is nothing better.
         is_guess: Nothing says that the URL leads to an image. Its bytes decide, so it is never handed out unseen.
+        is_open: The reply may end in the middle of the URL. Its bytes decide, too.
         shown_as: Of a URL, the words in front of it and its label, which may say that it is a small copy.
     """
 
@@ -64,6 +65,7 @@ class FoundImage:
     form: str
     is_secondary: bool = False
     is_guess: bool = False
+    is_open: bool = field(default=False, compare=False)
     shown_as: tuple[str, str] | None = field(default=None, compare=False, repr=False)
 
 
@@ -105,6 +107,7 @@ class ImageCandidate:
         is_secondary: A preview, an advertisement, the input image: taken only if there is nothing better.
         rejection: Why the candidate is not a result, empty if nothing speaks against it so far.
         unlikeliness: Of a guess: those with less of it are downloaded first.
+        is_open: The reply may end in the middle of the URL.
     """
 
     value: str | Base64Run
@@ -112,6 +115,7 @@ class ImageCandidate:
     rejection: str = ""
     unlikeliness: int = 0
     shown_as: tuple[str, str] | None = None
+    is_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +165,7 @@ def _in_markup(kind: MarkupKind) -> Callable[[MessageContent], Iterable[ImageCan
 
 def _shown_images(content: MessageContent, text: ReplyText, mention: UrlMention) -> Iterator[ImageCandidate]:
     """Yield the candidates of an image in markup. One that links to a larger image stands for that image."""
-    link = mention.enclosing_link
+    link = None if mention.enclosing_link is None or mention.enclosing_link.is_open else mention.enclosing_link
     candidate = _candidate(content, text, mention, is_aside=mention.is_icon or content.is_button(mention))
     if link is not None and text.run_of(mention) is None and leads_to_larger_image(link.url, mention.url):
         yield replace(candidate, value=link.url, is_secondary=says_beside(mention.before, mention.label), shown_as=None)
@@ -189,10 +193,11 @@ def _candidate(
         rejection = "it stands in a command"
     elif is_poster(mention, text.videos):
         rejection = "it is the poster of a video"
-    elif mention.is_truncated and classify_url(mention.url) is not UrlKind.IMAGE:
+    elif run is None and text.cuts(mention):
         rejection = "it is cut off"
     shown_as = (last_clause(mention.before), mention.label) if run is None else None
-    return ImageCandidate(run or mention.url, secondary or leads_elsewhere, rejection, shown_as=shown_as)
+    is_open = run is None and mention.is_open
+    return ImageCandidate(run or mention.url, secondary or leads_elsewhere, rejection, 0, shown_as, is_open)
 
 
 def _in_data_urls(content: MessageContent) -> Iterator[ImageCandidate]:
@@ -223,7 +228,7 @@ def _in_link_labels(content: MessageContent) -> Iterator[ImageCandidate]:
     """Yield links to images that nothing speaks against: "original" may as well be the image before a change."""
     for kind in (MarkupKind.LINK, MarkupKind.PLAIN):
         for candidate in _in_image_urls(kind)(content):
-            is_doubtful = any(map(UNCHANGED_WORDS.search, candidate.shown_as or ()))
+            is_doubtful = candidate.is_open or any(map(UNCHANGED_WORDS.search, candidate.shown_as or ()))
             if not (candidate.is_secondary or candidate.rejection or is_doubtful):
                 yield candidate
 
@@ -233,7 +238,8 @@ def _in_bare_urls(content: MessageContent) -> Iterator[ImageCandidate]:
     for text, mention in content.mentions:
         is_url = mention.kind not in IMAGE_MARKUP and text.run_of(mention) is None
         is_open = may_be_image(mention.url) or is_sample_code(mention.before)
-        if is_url and is_open and not (mention.is_truncated or is_poster(mention, text.videos)):
+        is_cut = mention.is_truncated or text.cuts(mention)
+        if is_url and is_open and not (is_cut or is_poster(mention, text.videos)):
             # A URL that is all that the text says, but for its markup, is the answer.
             is_alone = len(text.visible.strip()) <= len(mention.url) + 4
             words = unlikeliness(mention.before, mention.label, mention.url)
@@ -243,7 +249,7 @@ def _in_bare_urls(content: MessageContent) -> Iterator[ImageCandidate]:
             if (shorter := without_last_words(mention.url)) != mention.url:
                 yield ImageCandidate(shorter, unlikeliness=unlikely + 1)
     if content.origin:
-        for path in [path for text in content.texts for path in paths_in(text.visible)]:
+        for path in [path for text in content.texts for path in text.paths]:
             yield ImageCandidate(content.origin + path, unlikeliness=unlikeliness("", "", path) - 1)
 
 
@@ -294,20 +300,24 @@ def ranks_of(forms: Iterable[ReplyForm]) -> list[list[ReplyForm]]:
 RANKS = ranks_of(FORMS)
 
 
-def find_images(reply: ChatReply, sent: Collection[str] = ()) -> list[FoundImage]:
+def find_images(reply: ChatReply, sent: Collection[str] = (), *, is_whole: bool = False) -> list[FoundImage]:
     """Return each image of the reply once, in order of appearance.
 
-    An image that appears several times counts at its last place, in the form of its first one. `sent`: URLs of the
-    request's own images, which are not results.
+    An image that appears several times counts at its last place, in the form of its first one.
+
+    Args:
+        reply: The reply.
+        sent: URLs of the request's own images, which are not results.
+        is_whole: Leave out URLs in whose middle the reply may end.
     """
-    return list(_search(reply, _Extractor(CandidateFilter(sent))))
+    return list(_search(reply, _Extractor(CandidateFilter(sent), is_whole=is_whole)))
 
 
 def find_guesses(reply: ChatReply, sent: Collection[str] = ()) -> list[FoundImage]:
     """Return the URLs that may lead to an image although nothing says so, the likeliest first, a few at most."""
     extractor = _Extractor(CandidateFilter(sent))
     around = Surroundings(reply.upstream_origin, extractor.candidate_filter.client)
-    contents = [_content_of(message, around) for message in reply.messages]
+    contents = _contents_of(reply, around)
     contents.append(_content_beside(reply, around))
     guesses = sorted((guess for content in contents for guess in extractor.guess(content)), key=lambda each: each[0])
     unique = {guess.url: guess for _, guess in reversed(guesses)}
@@ -330,7 +340,7 @@ def _search(reply: ChatReply, extractor: "_Extractor") -> Iterable[FoundImage]:
     they hold none at all, or if it holds one in structured form.
     """
     around = Surroundings(reply.upstream_origin, extractor.candidate_filter.client)
-    messages = [extractor.extract(_content_of(message, around)) for message in reply.messages]
+    messages = [extractor.extract(content) for content in _contents_of(reply, around)]
     found = [image for images in messages for image in images]
     if reply.bodies and not any(image.form in _STRUCTURED for image in found):
         beside = extractor.extract(_content_beside(reply, around))
@@ -340,21 +350,26 @@ def _search(reply: ChatReply, extractor: "_Extractor") -> Iterable[FoundImage]:
     return reversed(unique.values())
 
 
-def _content_of(message: Mapping[str, Any], around: Surroundings) -> MessageContent:
+def _contents_of(reply: ChatReply, around: Surroundings) -> list[MessageContent]:
+    return [_content_of(message, around, reply.end_of(index)) for index, message in enumerate(reply.messages)]
+
+
+def _content_of(message: Mapping[str, Any], around: Surroundings, end: TextEnd) -> MessageContent:
     others = {key: value for key, value in message.items() if key not in {"content", "parts"}}
     if "tool_calls" in others:
         others["tool_calls"] = join_calls(others["tool_calls"])
-    return MessageContent(walk_json(message["parts"]), walk_json(others), [message["content"]], around)
+    return MessageContent(walk_json(message["parts"]), walk_json(others), message["content"], around, end)
 
 
 def _content_beside(reply: ChatReply, around: Surroundings) -> MessageContent:
-    return MessageContent(NO_JSON, walk_json(list(reply.bodies)), (), around)
+    return MessageContent(NO_JSON, walk_json(list(reply.bodies)), "", around)
 
 
 @dataclass(slots=True)
 class _Extractor:
     candidate_filter: CandidateFilter
     rejected: list[RejectedCandidate] = field(default_factory=list)
+    is_whole: bool = False
 
     def extract(self, content: MessageContent) -> list[FoundImage]:
         """Return the images of the first rank that finds a primary one, else of the first with a secondary one."""
@@ -411,10 +426,13 @@ class _Extractor:
         for form in forms:
             for candidate in form.find(content):
                 url, reason = "", candidate.rejection
+                if self.is_whole and candidate.is_open:
+                    reason = "it is cut off"
                 if not reason:
                     url, reason = self.candidate_filter.check(candidate.value)
                 if url:
-                    found.append(FoundImage(url, form.name, candidate.is_secondary, shown_as=candidate.shown_as))
+                    is_open, shown_as = candidate.is_open, candidate.shown_as
+                    found.append(FoundImage(url, form.name, candidate.is_secondary, is_open=is_open, shown_as=shown_as))
                 else:
                     self.rejected.append(RejectedCandidate(_shorten(candidate.value), form.name, reason))
         return found

@@ -13,7 +13,7 @@ from itertools import islice
 from app.extraction.base64_runs import MARK
 from app.extraction.slices import search_in_slices
 from app.extraction.tables import words_in_table
-from app.extraction.urls import read_bare_url, read_delimited_url
+from app.extraction.urls import may_go_on, read_bare_url, read_delimited_url
 
 #: URLs read from one text. A reply has a few; a text with more is no reply.
 _MAX_MENTIONS = 250
@@ -89,6 +89,7 @@ class UrlMention:
         key: The JSON key in front of the URL.
         definition: The name that a Markdown reference definition gives to the URL.
         is_truncated: The text ends before the markup around the URL is closed.
+        is_open: The text may end in the middle of the URL.
         is_icon: The image is shown as large as an icon.
     """
 
@@ -104,6 +105,7 @@ class UrlMention:
     key: str = ""
     definition: str = ""
     is_truncated: bool = False
+    is_open: bool = False
     is_icon: bool = False
 
 
@@ -112,6 +114,17 @@ def find_mentions(text: str) -> list[UrlMention]:
     mentions = _join_org_links(text, list(_scan(text)))
     _resolve_references(text, mentions)
     return _without_labels(text, _best_of_each_tag(mentions))
+
+
+def note_open_end(text: str, mentions: list[UrlMention], *, is_whole: bool) -> None:
+    """Note in the last mention whether the text may end in the middle of its URL.
+
+    `is_whole`: nothing is known to be missing of the text. Markup that is not closed says itself that it is cut.
+    """
+    for mention in mentions[-1:]:
+        in_markup = mention.kind is not MarkupKind.PLAIN
+        is_at_end = may_go_on(text, mention.end) or (in_markup and not text[mention.end :].strip())
+        mention.is_open = is_at_end and (in_markup or not is_whole)
 
 
 def _scan(text: str) -> Iterator[UrlMention]:

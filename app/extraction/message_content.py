@@ -1,6 +1,5 @@
 """Read what one message of a reply contains: its JSON, its texts, their URLs, and what these say of each other."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,6 +10,7 @@ from app.extraction.own_links import ClientTexts
 from app.extraction.structured import JsonWalker
 from app.extraction.text import ReplyText
 from app.extraction.words import CHANGED_WORDS, RESULT_WORDS, UNCHANGED_WORDS
+from app.protocol.text_end import TextEnd
 
 #: URLs looked at in one reply. More are not the answer to one request.
 _MAX_URLS = 500
@@ -36,23 +36,30 @@ class Surroundings:
 class MessageContent:
     """What one message contains, or what a reply contains beside its messages. Read on first use and kept."""
 
-    def __init__(self, parts: JsonWalker, fields: JsonWalker, texts: Iterable[str], around: Surroundings) -> None:
-        """`parts`: the content parts; `fields`: the other fields of the message; `texts`: its plain text."""
+    def __init__(
+        self,
+        parts: JsonWalker,
+        fields: JsonWalker,
+        text: str,
+        around: Surroundings,
+        end: TextEnd = TextEnd.WHOLE,
+    ) -> None:
+        """`parts`: the content parts; `fields`: its other fields; `text`: its plain text, with its `end`."""
         self.origin = around.origin
         self.part_walker = parts
         self.field_walker = fields
         self._around = around
-        self._raw_texts = (*texts, *parts.texts, *fields.texts)
+        self._raw_texts = ((text, end), *((each, TextEnd.WHOLE) for each in (*parts.texts, *fields.texts)))
 
     @property
     def is_empty(self) -> bool:
         walkers = (self.part_walker, self.field_walker)
-        return not (any(walker.fields or walker.calls for walker in walkers) or any(self._raw_texts))
+        return not (any(walker.fields or walker.calls for walker in walkers) or any(raw for raw, _ in self._raw_texts))
 
     @cached_property
     def texts(self) -> list[ReplyText]:
         """The texts of the message, followed by the texts inside those that are JSON or contain JSON."""
-        texts = [ReplyText(raw) for raw in self._raw_texts[:_MAX_TEXTS] if raw]
+        texts = [ReplyText(raw, end=end) for raw, end in self._raw_texts[:_MAX_TEXTS] if raw]
         for text in texts:
             if len(texts) < _MAX_TEXTS:
                 texts += text.nested_texts(text.whole_json)

@@ -1,21 +1,13 @@
-"""Read replies that are still growing or broke off: complete images, partial images and progress."""
+"""Read replies that are still growing: partial images and progress."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
 
 from app.extraction.base64_runs import strip_base64
 from app.extraction.forms import FoundImage
 from app.extraction.text import strip_hidden
 from app.protocol.chat_reply import ChatReply
 from app.protocol.redaction import redact_secrets
-
-#: Behind any of these characters, a URL or a run of base64 is complete.
-_DELIMITERS = " \n\r\t\"'<>)]}|`*,，。、；！？）】」』》"
-
-#: A URL that ends like this is taken for complete.
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")
 
 #: Where progress is looked for: in replies and lines of at most so many characters, in so many lines from the end.
 _MAX_REPLY, _MAX_LINE, _MAX_LINES = 16 * 1024, 100, 8
@@ -27,22 +19,6 @@ _NO_PROGRESS = re.compile(r"\]\(|://|data:|base64|[\w-]\.[a-z]{2}|[<{}`]|[a-z0-9
 _ORNAMENTS = " \t>*_#-|~"
 #: A line that may still grow counts as complete if it ends like this.
 _LINE_ENDS = ("%", "…", "...")
-
-
-def without_open_end(reply: ChatReply) -> ChatReply:
-    """Cut a reply whose end may be missing where its last URL or base64 may be incomplete too."""
-    return (
-        reply
-        if reply.complete and not reply.has_open_end
-        else replace(reply, messages=tuple(map(_cut_open_end, reply.messages)))
-    )
-
-
-def _cut_open_end(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    text = message.get("content")
-    if not isinstance(text, str) or text.lower().endswith(_IMAGE_SUFFIXES):
-        return message
-    return {**message, "content": text[: max(text.rfind(delimiter) for delimiter in _DELIMITERS) + 1]}
 
 
 class PartialImageTracker:

@@ -13,12 +13,13 @@ from urllib.parse import unquote
 import orjson
 
 from app.extraction.base64_runs import MARK, Base64Run, extract_base64, resolve_run, strip_base64
-from app.extraction.mentions import UrlMention, find_mentions
-from app.extraction.relative_links import may_have_path
+from app.extraction.mentions import UrlMention, find_mentions, note_open_end
+from app.extraction.relative_links import may_have_path, paths_in
 from app.extraction.slices import search_in_slices
 from app.extraction.structured import NO_JSON, JsonWalker, walk_json
-from app.extraction.urls import UrlKind, classify_url
+from app.extraction.urls import UrlKind, classify_url, has_image_ending
 from app.protocol.chat_reply import ChatReply
+from app.protocol.text_end import TextEnd
 
 #: Texts inside JSON inside texts are read down to this depth.
 _MAX_DEPTH = 3
@@ -100,11 +101,14 @@ class ReplyText:
         visible: The text without hidden parts. Empty where it is a JSON document: there, keys tell more than words.
         whole_json: The images of the text where all of it is one JSON document.
         embedded_json: The images of JSON in code blocks or between words.
+        end: How the text ends.
     """
 
-    def __init__(self, raw: str, runs: tuple[Base64Run, ...] | None = None, depth: int = 0) -> None:
+    def __init__(
+        self, raw: str, runs: tuple[Base64Run, ...] | None = None, depth: int = 0, end: TextEnd = TextEnd.WHOLE
+    ) -> None:
         """Cut the base64 out of `raw`, or take `runs` where `raw` comes from a text whose base64 is cut out already."""
-        self._depth = depth
+        self._depth, self.end = depth, end
         if runs is None:
             raw = _without_percents(_plain_slashes(raw))
             raw, runs = extract_base64(raw.replace("base64://", "data:;base64,"))
@@ -122,13 +126,28 @@ class ReplyText:
 
     @cached_property
     def mentions(self) -> list[UrlMention]:
-        return find_mentions(self.visible)
+        mentions = find_mentions(self.visible)
+        note_open_end(self.visible, mentions, is_whole=self.end is TextEnd.WHOLE)
+        return mentions
 
     @cached_property
     def videos(self) -> frozenset[str]:
         """The URLs of videos in the text."""
         links = [mention.enclosing_link for mention in self.mentions if mention.enclosing_link is not None]
         return frozenset(each.url for each in (*self.mentions, *links) if classify_url(each.url) is UrlKind.VIDEO)
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths without a host that the text shows as images, without one in whose middle it surely ends."""
+        paths = paths_in(self.visible)
+        is_cut = self.end is TextEnd.CUT and bool(paths) and self.visible.endswith(paths[-1])
+        return paths[:-1] if is_cut and not has_image_ending(f"://{paths[-1]}") else paths
+
+    def cuts(self, mention: UrlMention) -> bool:
+        """Return whether the text surely ends within a URL. Behind the ending of an image, the URL may be whole."""
+        if mention.is_truncated and classify_url(mention.url) is not UrlKind.IMAGE:
+            return True
+        return mention.is_open and self.end is TextEnd.CUT and not has_image_ending(mention.url)
 
     def nested_texts(self, walker: JsonWalker) -> list["ReplyText"]:
         """Return the texts that the JSON of this text contains, down to `_MAX_DEPTH`."""

@@ -105,6 +105,12 @@ _CONTINUED = re.compile(rf"(?:[{_INVISIBLE}]+[A-Za-z0-9./?&=%~+_-]{{1,2000}}){{1
 _BREAKS = re.compile(rf"[\s{_INVISIBLE}]+")
 
 
+#: What may continue a URL, up to the end of the text. An escape may be cut in its middle, too.
+_OPEN_END = re.compile(
+    rf"(?![)*'])[^\s<>\"`|{{}}^\\\[\]{_CONTROLS}{MARK}，。、；：！？（）【】《》〈〉「」『』〔〕“”‘’…·]*+(?:\\(?:u[0-9a-fA-F]{{0,3}})?)?"
+)
+
+
 class UrlKind(Enum):
     """What a URL looks like. The values complete the sentence "it leads to …" of a rejection."""
 
@@ -207,6 +213,11 @@ def _continue(text: str, url: str, end: int, pattern: re.Pattern[str]) -> tuple[
         return url, end
     whole = url + _BREAKS.sub("", rest[0])
     return (whole, rest.end()) if classify_url(whole) is UrlKind.IMAGE else (url, end)
+
+
+def may_go_on(text: str, end: int) -> bool:
+    """Return whether nothing behind a URL, which ends there, says that it has ended. A cut text may end within it."""
+    return _OPEN_END.fullmatch(text, end) is not None
 
 
 def without_last_words(url: str) -> str:

@@ -16,7 +16,7 @@ from typing import TypeVar
 from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NoImageInReply, UserError
 from app.extraction.filters import is_tracking_pixel
 from app.extraction.forms import FoundImage, find_guesses, find_images
-from app.extraction.partial import PartialImageTracker, without_open_end
+from app.extraction.partial import PartialImageTracker
 from app.extraction.refusal import is_refusal, no_image_error, shows_samples
 from app.extraction.urls import file_name, has_image_ending
 from app.jobs.concurrent_work import run_concurrently
@@ -176,7 +176,7 @@ class Pipeline:
 
     async def find_partials(self, tracker: PartialImageTracker, reply: ChatReply) -> list[OutputImage]:
         """Return the partial images that are new in a reply. The rest of it is read whatever happens here."""
-        found = await self.attempt(self.find_results(reply))
+        found = await self.attempt(self.find_results(reply, is_whole=True))
         if isinstance(found, ApiError):
             tracker.remaining = 0
             return []
@@ -206,13 +206,13 @@ class Pipeline:
         Raises:
             ApiError: That error, or why there is no image, or why none of the images can be had.
         """
-        images = await self.find_results(reply) if reply is not None else []
+        if reply is None:
+            raise error or no_image_error(reply)
+        reply, images = await self.find_whole(reply)
         if error is not None:
             # A stream that breaks off after the image was named is a success, since the image was paid for; a draft
             # of the image is not.
             images = [image for image in images if not image.is_secondary]
-        if reply is None:
-            raise error or no_image_error(reply)
         # A preview is better than nothing, but an address beside it may lead to the image itself.
         is_preview = bool(images) and all(image.is_secondary for image in images)
         outcomes = await self.finish_guesses(reply, (), patient=False) if is_preview else []
@@ -261,7 +261,7 @@ class Pipeline:
         are_none = all(isinstance(outcome, NoImageInReply) for outcome in outcomes)
         others = [image for image in tried[: -self.request.n] if are_none or file_name(image.url) in names]
         failed = [*self.sent, *(image.url for image in tried)]
-        others += await in_thread_if_long(reply.size, find_images, without_open_end(reply), failed)
+        others += await in_thread_if_long(reply.size, find_images, reply, failed, is_whole=True)
         if not are_none:
             others = [image for image in others if not image.is_secondary]
         others = [image for image in others if not await self.is_input_echo(reply, image)]
@@ -272,7 +272,7 @@ class Pipeline:
         self, reply: ChatReply, tried: Collection[str], *, patient: bool
     ) -> list[OutputImage | ApiError]:
         """Return what became of the addresses that may lead to anything, within the time of one download."""
-        found = await in_thread_if_long(reply.size, find_guesses, without_open_end(reply), self.sent)
+        found = await in_thread_if_long(reply.size, find_guesses, reply, self.sent)
         guesses = [each for each in found if each.url not in tried]
         outcomes: list[OutputImage | ApiError] = []
         with suppress(TimeoutError):
@@ -308,9 +308,25 @@ class Pipeline:
         outcome = await self.try_finish(reply, guess, blob)
         return [] if self.is_input(blob) or isinstance(outcome, NoImageInReply) else [outcome]
 
-    async def find_results(self, reply: ChatReply) -> list[FoundImage]:
-        """Return the images of a reply, without those that the client itself has sent."""
-        found = await in_thread_if_long(reply.size, find_images, without_open_end(reply), self.sent)
+    async def find_whole(self, reply: ChatReply) -> tuple[ChatReply, list[FoundImage]]:
+        """Return the images of a reply, and the reply with the bytes behind a link in whose middle it may end.
+
+        A link that leads to no image is none of them: half a link is worth nothing, and its other half is not known.
+        """
+        images, spooled = await self.find_results(reply), dict(reply.spooled_images)
+        open_links = [image for image in images if image.is_open]
+        for image in open_links:
+            with suppress(ImageUnavailable):
+                blob = await self.io.probe(image.url, patient=len(images) == 1)
+                spooled |= {image.url: blob} if read_info(blob.read_at) is not None and not self.is_input(blob) else {}
+        whole = [image for image in open_links if image.url in spooled]
+        if len(whole) < len(open_links):
+            images = [*await self.find_results(reply, is_whole=True), *whole]
+        return (replace(reply, spooled_images=spooled) if whole else reply), images
+
+    async def find_results(self, reply: ChatReply, *, is_whole: bool = False) -> list[FoundImage]:
+        """Return the images of a reply, without those that the client has sent. `is_whole` is that of `find_images`."""
+        found = await in_thread_if_long(reply.size, find_images, reply, self.sent, is_whole=is_whole)
         return [image for image in found if not await self.is_input_echo(reply, image)]
 
     @property
@@ -347,7 +363,7 @@ class Pipeline:
         """
         is_link = not image.url.startswith("data:")
         may_pass = self.wanted_format == "url" and is_link and await self.may_pass(image.url)
-        is_trusted = blob is None and has_image_ending(image.url)
+        is_trusted = blob is None and image.url not in reply.spooled_images and has_image_ending(image.url)
         if may_pass and is_trusted and link_matches_request(image.url, self.request):
             return OutputImage(image.form, url=image.url)
         blob = blob if blob is not None else await self.to_blob(image.url, reply.spooled_images)

@@ -8,6 +8,7 @@ from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.inline_images import ByteSink
 from app.protocol.money import ReportedCost
 from app.protocol.reply_errors import ReplyError
+from app.protocol.text_end import TextEnd
 from app.protocol.usage import NO_USAGE, Usage
 from app.protocol.values import value_class
 
@@ -24,7 +25,7 @@ class ChatReply:
         bodies: Every document without its choices, if anything in it may hold images.
         raw: The first 16 KiB as they arrived, for the log.
         complete: The upstream finished the reply, so nothing is missing.
-        has_open_end: The text of a complete reply may end in the middle of a URL.
+        ends: How the text of each message of a complete reply ends; of one without an entry, nothing is missing.
         size: Bytes of memory that the reply holds, roughly, without its spooled images.
         has_content: More arrived than an error, so the upstream may have done work that is billed.
         spooled_images: Large images, by the data URLs of the placeholders that replace them in the text.
@@ -43,7 +44,7 @@ class ChatReply:
     error: ReplyError | None = None
     raw: str = ""
     complete: bool = True
-    has_open_end: bool = False
+    ends: tuple[TextEnd, ...] = ()
     size: int = field(default=0, compare=False)
     has_content: bool = True
     spooled_images: Mapping[str, ByteSink] = field(default_factory=dict)
@@ -60,13 +61,18 @@ class ChatReply:
             finish_reason=self.finish_reason,
             usage=self.usage,
             complete=self.complete,
-            has_open_end=self.has_open_end,
             has_content=self.has_content,
             secrets=self.secrets,
             id=self.id,
             cost=self.cost,
             attempt=self.attempt,
         )
+
+    def end_of(self, index: int) -> TextEnd:
+        """Return how the text of a message ends."""
+        if not self.complete:
+            return TextEnd.CUT
+        return self.ends[index] if index < len(self.ends) else TextEnd.WHOLE
 
     @property
     def refusal(self) -> str | None:

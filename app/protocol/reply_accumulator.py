@@ -10,6 +10,7 @@ from app.protocol.inline_images import InlineImageSpooler
 from app.protocol.money import ReportedCost, read_cost
 from app.protocol.reply_errors import ReplyError, find_error
 from app.protocol.stream_dialects import as_chat_chunk, continue_base64
+from app.protocol.text_end import TextEnd, text_end
 from app.protocol.usage import NO_USAGE, Usage, read_usage
 
 #: Keys of a document that never hold an image.
@@ -72,6 +73,15 @@ class ReplyAccumulator:
 
     def messages(self) -> tuple[dict[str, Any], ...]:
         return tuple([self._choices[index].snapshot() for index in sorted(self._choices)])
+
+    def ends(self, *, has_end_mark: bool) -> tuple[TextEnd, ...]:
+        """Return how the texts of the messages end. `has_end_mark`: the upstream says that the reply is at its end."""
+        end = TextEnd.WHOLE if has_end_mark else TextEnd.CUT
+        if has_end_mark and self.finish_reason is not None:
+            end = text_end(self.finish_reason)
+        elif has_end_mark and self.error is not None:
+            end = TextEnd.UNKNOWN
+        return tuple([self._choices[index].end_of_text or end for index in sorted(self._choices)])
 
     def add(self, document: Mapping[str, Any], size: int = 0) -> bool:
         """Add one document, which has `size` bytes, and return whether it had more than its envelope."""
@@ -156,7 +166,9 @@ class ReplyAccumulator:
         if not choice.keys() <= _CHOICE_KEYS:
             message.merge({key: value for key, value in choice.items() if key not in _CHOICE_KEYS})
         reason = choice.get("finish_reason")
-        self.finish_reason = reason if isinstance(reason, str) and reason else self.finish_reason
+        if isinstance(reason, str) and reason:
+            self.finish_reason = reason
+            message.note_end(reason)
         self.error = self.error or find_error(choice)
 
     def _add_gemini_reason(self, candidates: object) -> None:
@@ -189,6 +201,7 @@ class _MessageBuilder:
         spooler: Takes large images out of the text while it arrives in pieces.
         values: Number of parts and fields that were added.
         characters: Length of all texts.
+        end_of_text: How the text ends, None while there is no reason for it.
     """
 
     spooler: InlineImageSpooler | None = None
@@ -197,6 +210,7 @@ class _MessageBuilder:
     fields: dict[str, Any] = field(default_factory=dict)
     values: int = 0
     characters: int = 0
+    end_of_text: TextEnd | None = None
     _length: int = 0
     _has_thoughts: bool = False
 
@@ -216,6 +230,11 @@ class _MessageBuilder:
         """Take in what was held back of the text."""
         if self.spooler is not None:
             self._append(self.spooler.end().decode())
+
+    def note_end(self, reason: str) -> None:
+        """Note why the model has stopped. Relays may add a reason of their own to the one that says that it was cut."""
+        if self.end_of_text is not TextEnd.CUT:
+            self.end_of_text = text_end(reason)
 
     def _append(self, text: str) -> None:
         if text:

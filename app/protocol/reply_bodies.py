@@ -3,7 +3,6 @@
 Each kind of body takes bytes in any cut, and makes a snapshot of the reply from what has come.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,13 +14,12 @@ from app.protocol.inline_images import ByteSink, InlineImageSpooler
 from app.protocol.loose_json import OpenDocument, find_documents, flatten, read_documents
 from app.protocol.reply_accumulator import ReplyAccumulator, has_text_in_one_piece
 from app.protocol.text_body import is_page, join_words, words_in
+from app.protocol.text_end import TextEnd
 
 #: What one event is counted as, beside the text in it: a stream of empty events must end, too.
 _EVENT_SIZE = 16
 #: Bytes of one value of a list or an object in Python.
 _OBJECT_SIZE = 56
-#: Reasons that say that the model was stopped in the middle of a word, or of a URL.
-_CUT_REASON = re.compile(r"length|limit|max|incomplete|truncat", re.IGNORECASE)
 
 
 def invalid_reply(reason: str, raw: str) -> UpstreamInvalidReply:
@@ -217,7 +215,9 @@ def read_text(body: str, origin: ReplyOrigin) -> ChatReply:
         return ChatReply(complete=False, is_doubtful=True, **origin._asdict())
     text = words_in(body)
     message = {"content": text, "parts": []}
-    return ChatReply((message,), has_open_end=text.startswith(("{", "[")), is_doubtful=True, **origin._asdict())
+    # A text that begins like JSON and cannot be read as JSON has no end.
+    ends = (TextEnd.CUT,) if text.startswith(("{", "[")) else ()
+    return ChatReply((message,), ends=ends, is_doubtful=True, **origin._asdict())
 
 
 def _build_reply(
@@ -228,18 +228,17 @@ def _build_reply(
     has_content: bool = False,
     has_end_mark: bool = True,
 ) -> ChatReply:
-    reason = accumulator.finish_reason
     return ChatReply(
         messages=accumulator.messages(),
         bodies=tuple(accumulator.bodies),
-        finish_reason=reason,
+        finish_reason=accumulator.finish_reason,
         usage=accumulator.usage,
         id=accumulator.id,
         cost=accumulator.cost,
         error=accumulator.error,
         raw=origin.raw,
         complete=complete,
-        has_open_end=not has_end_mark or (reason is not None and _CUT_REASON.search(reason) is not None),
+        ends=accumulator.ends(has_end_mark=has_end_mark),
         size=origin.size,
         has_content=has_content or accumulator.has_content,
         spooled_images=origin.spooled_images,

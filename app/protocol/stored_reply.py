@@ -9,6 +9,7 @@ import orjson
 from app.protocol.chat_reply import ChatReply
 from app.protocol.inline_images import ByteSink
 from app.protocol.redaction import redact_literally
+from app.protocol.text_end import TextEnd
 from app.protocol.usage import Usage
 
 #: Bytes that a reply may hold. Texts of a chat have a few thousand; what is larger stays at its replica.
@@ -22,7 +23,7 @@ _FIELDS = (
     "error",
     "raw",
     "complete",
-    "has_open_end",
+    "ends",
     "size",
     "has_content",
     "id",
@@ -53,6 +54,7 @@ def load_reply(text: str, spooled_images: Mapping[str, ByteSink]) -> ChatReply:
     """Return the reply that `dump_reply` has written. `spooled_images` are its own, by the same data URLs."""
     fields: dict[str, Any] = orjson.loads(text)
     fields |= {name: tuple(fields[name]) for name in ("messages", "bodies")} | {"usage": Usage(*fields["usage"])}
+    fields["ends"] = tuple(map(TextEnd, fields["ends"]))
     return ChatReply(**fields, spooled_images=spooled_images)
 
 

@@ -349,10 +349,10 @@ def test_a_bug_with_all_images_is_an_error_that_a_repeat_may_mend() -> None:
 
 @pytest.mark.parametrize("is_partial", [True, False], ids=["in a part of a reply", "in a whole reply"])
 def test_a_bug_in_the_search_for_images(monkeypatch: pytest.MonkeyPatch, is_partial: bool) -> None:
-    def find_with_bug(reply: ChatReply, sent: Any) -> Any:
+    def find_with_bug(reply: ChatReply, sent: Any, **more: Any) -> Any:
         if reply.complete is not is_partial:
             raise BUG
-        return find_images(reply, sent)
+        return find_images(reply, sent, **more)
 
     monkeypatch.setattr("app.jobs.pipeline.find_images", find_with_bug)
     world = World([[text_reply("No.")], GROWING], web=dict.fromkeys(URLS, PNG))
@@ -592,9 +592,9 @@ def test_a_long_reply_is_searched_in_a_thread(
     for name in ("find_images", "find_guesses", "is_refusal", "no_image_error"):
         original = getattr(pipeline, name)
 
-        def observed(*args: Any, original: Callable[..., Any] = original) -> Any:
+        def observed(*args: Any, original: Callable[..., Any] = original, **more: Any) -> Any:
             threads.add(threading.current_thread() is not threading.main_thread())
-            return original(*args)
+            return original(*args, **more)
 
         monkeypatch.setattr(pipeline, name, observed)
     with suppress(ApiError):

@@ -13,6 +13,7 @@ from app.extraction.text import visible_text
 from app.protocol.chat_reply import ChatReply
 from app.protocol.money import ReportedCost
 from app.protocol.reply_parser import ReplyParser, read_reply
+from app.protocol.text_end import TextEnd
 from app.protocol.usage import Usage
 from tests.support.memory_sink import MemorySink
 
@@ -307,26 +308,43 @@ def test_a_whole_document_is_complete_without_an_end_of_the_transport(body: byte
 class OpenEnd:
     name: str
     body: bytes
-    is_open: bool
+    end: TextEnd
 
 
+ERROR = b'data: {"error":{"message":"connection lost"}}\n\n'
+SECOND = b'data: {"choices":[{"index":1,"delta":{"content":"b"},"finish_reason":"stop"}]}\n\n'
 OPEN_ENDS = [
-    OpenEnd("a reason", line("a", "stop"), False),
-    OpenEnd("the last mark", line("a") + DONE, False),
-    OpenEnd("neither", line("a"), True),
-    OpenEnd("the limit of tokens", line("a", "length") + DONE, True),
-    OpenEnd("the limit of tokens in Gemini's words", line("a", "MAX_TOKENS") + DONE, True),
-    OpenEnd("an incomplete response", line("a", "incomplete") + DONE, True),
-    OpenEnd("a JSON body", WHOLE, False),
-    OpenEnd("a JSON body at the limit of tokens", WHOLE.replace(b'"stop"', b'"length"'), True),
-]
+    OpenEnd("a reason", line("a", "stop"), TextEnd.WHOLE),
+    OpenEnd("the reason of Anthropic", line("a", "end_turn"), TextEnd.WHOLE),
+    OpenEnd("the last mark", line("a") + DONE, TextEnd.WHOLE),
+    OpenEnd("neither", line("a"), TextEnd.CUT),
+    OpenEnd("a reason that nobody knows", line("a", "gone fishing") + DONE, TextEnd.UNKNOWN),
+    OpenEnd("the filter of the upstream", line("a", "content_filter") + DONE, TextEnd.UNKNOWN),
+    OpenEnd("an error as the reason", line("a", "error") + DONE, TextEnd.UNKNOWN),
+    OpenEnd("an error before the last mark", line("a") + ERROR + DONE, TextEnd.UNKNOWN),
+    OpenEnd("an error behind a reason", line("a", "stop") + ERROR + DONE, TextEnd.WHOLE),
+    OpenEnd("an error and nothing more", line("a") + ERROR, TextEnd.CUT),
+    OpenEnd("the limit of tokens", line("a", "length") + DONE, TextEnd.CUT),
+    OpenEnd("the limit of tokens in Gemini's words", line("a", "MAX_TOKENS") + DONE, TextEnd.CUT),
+    OpenEnd("the limit of tokens, and the reason of a relay", line("a", "length") + line("", "stop") + DONE, TextEnd.CUT),
+    OpenEnd("an incomplete response", line("a", "incomplete") + DONE, TextEnd.CUT),
+    OpenEnd("a reason of another message", line("a") + SECOND, TextEnd.WHOLE),
+    OpenEnd("the limit of tokens beside a whole message", line("a", "length") + SECOND + DONE, TextEnd.CUT),
+    OpenEnd("a JSON body", WHOLE, TextEnd.WHOLE),
+    OpenEnd("a JSON body at the limit of tokens", WHOLE.replace(b'"stop"', b'"length"'), TextEnd.CUT),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", OPEN_ENDS, ids=lambda case: case.name)
 def test_which_complete_replies_may_end_in_the_middle_of_a_word(case: OpenEnd) -> None:
     reply = read_reply(case.body)
     assert reply.complete
-    assert reply.has_open_end is case.is_open
+    assert reply.end_of(0) is case.end
+
+
+def test_each_message_has_an_end_of_its_own() -> None:
+    reply = read_reply(line("a", "length") + SECOND + DONE)
+    assert [reply.end_of(index) for index in range(3)] == [TextEnd.CUT, TextEnd.WHOLE, TextEnd.WHOLE]
 
 
 def test_nothing_is_read_behind_the_last_mark() -> None:

@@ -10,6 +10,7 @@ from app.errors import UpstreamInvalidReply
 from app.protocol.chat_reply import ChatReply
 from app.protocol.reply_parser import ReplyParser
 from app.protocol.stored_reply import dump_reply, load_reply
+from app.protocol.text_end import TextEnd
 from app.protocol.usage import Usage
 from tests.support.memory_sink import MemorySink
 
@@ -57,10 +58,10 @@ def test_a_reply_is_read_as_it_was_written(case: Case) -> None:
 
 
 def test_the_cases_are_what_their_names_say() -> None:
-    facts = {case.name: (case.reply.complete, case.reply.has_open_end, case.reply.is_doubtful) for case in CASES}
-    assert facts["a stream that was cut"] == (False, True, False)
-    assert facts["a stream without its last mark"] == (True, True, False)
-    assert facts["a text in place of a chat"] == (True, False, True)
+    facts = {case.name: (case.reply.complete, case.reply.ends, case.reply.is_doubtful) for case in CASES}
+    assert facts["a stream that was cut"] == (False, (TextEnd.CUT,), False)
+    assert facts["a stream without its last mark"] == (True, (TextEnd.CUT,), False)
+    assert facts["a text in place of a chat"] == (True, (), True)
     assert CASES[1].reply.usage != Usage()
 
 
