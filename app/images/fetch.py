@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urljoin
 
 import aiohttp
 
@@ -45,14 +46,19 @@ REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 #: Seconds between attempts. The image is paid for, and a CDN may take a while until all its servers have a new file.
 RETRY_DELAYS = (0.2, 0.6, 1.8, 5.0)
 
+#: With these, hosts also refuse whatever does not look like a page of their own that shows the image.
+REFUSALS = frozenset({403, 406})
+
 #: Statuses after which a download is tried again, besides all of 5xx. 202: the file is still being written. 403: object
 #: storages answer so for a file that is not there yet, unless the caller may list the bucket.
-TRANSIENT_STATUSES = frozenset({202, 403, 404, 408, 425, 429})
+TRANSIENT_STATUSES = frozenset({202, 404, 408, 425, 429}) | REFUSALS
 
 #: Bytes that are collected before they are written. A slow host sends many small chunks, and each write may go to disk.
 CHUNK_SIZE = 64 * 1024
 
 _HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": f"limner/{__version__}"}
+
+_PAGE_HEADERS = {"Accept": "image/*,*/*;q=0.8", "User-Agent": f"Mozilla/5.0 (compatible; limner/{__version__})"}
 
 #: No origin gets a key.
 NO_KEYS: Mapping[str, str] = MappingProxyType({})
@@ -65,12 +71,14 @@ class _Download:
     Attributes:
         is_guess: Nothing says that it is an image, so only the first bytes of anything else are downloaded.
         is_internal: Only the allow list makes the host reachable, so clients must not see its URL.
+        is_as_page: The next attempt asks as a page of the host does; the host has refused the one before.
         keys: See `Fetcher.fetch`.
         last_failure: Why the attempt before failed, for the log.
     """
 
     url: str
     is_guess: bool = False
+    is_as_page: bool = False
     keys: Mapping[str, str] = field(default_factory=dict)
     is_internal: bool = False
     last_failure: str = ""
@@ -222,6 +230,7 @@ class Fetcher:
             try:
                 location = response.headers.get("Location")
                 if response.status not in REDIRECT_STATUSES or location is None:
+                    download.is_as_page = response.status in REFUSALS and not download.is_as_page
                     return await self._receive(response, download.is_guess)
             finally:
                 # Not by `async with`, which would wait: cancellation there would leave the blob open. It closes the
@@ -236,7 +245,7 @@ class Fetcher:
         raise FetchError(f"it redirects more than {MAX_REDIRECTS} times", is_transient=False)
 
     async def _request(self, target: FetchTarget, download: _Download) -> aiohttp.ClientResponse:
-        response = await self._get(target)
+        response = await self._get(target, _page_headers(target) if download.is_as_page else NO_KEYS)
         if response.status != UNAUTHORIZED:
             return response
         key = download.keys.get(origin_of(target.url) or "")
@@ -285,6 +294,11 @@ class Fetcher:
         for decoded in _decode(decoder, None):
             collected.add(decoded)
         collected.flush()
+
+
+def _page_headers(target: FetchTarget) -> Mapping[str, str]:
+    """Return what a page of the same origin sends for the image. It does not tell where the link was found."""
+    return _PAGE_HEADERS | {"Referer": urljoin(target.url, "/")}
 
 
 @dataclass(slots=True)

@@ -16,12 +16,14 @@ MODERATION = re.compile(
     | moderation_blocked
     | content[ _-]?(?:polic|filter|guideline|safety|restriction|violation) | responsible[ _]?ai
     | safety[ _-]?(?:system|polic|filter|guideline|check|violation|setting|reason)
-    | unsafe[ _](?:content|image|prompt|input|output) | \bSAFETY\b | IMAGE_SAFETY
-    | violat\w{0,6} [^.!?]{0,80} (?:polic|guideline|standard|safety|content|usage|terms|\brules?\b|\blaws?\b|copyright)
+    | unsafe[ _](?:content|image|prompt|input|output|element) | \b(?:is|are|as)[ ]unsafe\b
+    | \bSAFETY\b | IMAGE_SAFETY
+    | violat\w{0,6} [^.!?]{0,80}
+      (?:polic|guideline|standard|safety|content|usage|terms|\btos\b|\brules?\b|\blaws?\b|copyright)
     | (?:usage|community|acceptable[ ]use) [ _-] (?:polic|guideline|standard)
     | prohibited[ _](?:content|by|prompt|input|word|use) | data_?inspection
     | inappropriate | \bnsfw\b | \bsexual | \bporn
-    | nudity | explicit[ ]content | harmful | offensive[ ]content | self-harm | hate[ ]speech
+    | nudity | (?:explicit|adult)[ ]content | harmful | offensive[ ]content | self-harm | hate[ ]speech
     | sensitive[ _]?(?:words?|content|info\w*|topic|material|prompt) | new_sensitive | \b(?:is|as)[ ]sensitive
     | illegal_?detected | \bflagged\b | banned[ _](?:prompt|word) | blocked[ _]word | forbidden[ _]word | \bblocklist\b
     | disallowed[ ](?:content|prompt|word)
@@ -34,11 +36,12 @@ MODERATION = re.compile(
     | 敏感 | 违规 | 違規 | 违反 | 違反 | 违禁 | 不合规 | 不当(?:内容|信息) | 不适当 | 色情 | 涉黄 | 涉政
     | 内容(?:审核|安全|政策) | 不符合[^。！？]{0,12}(?:安全|规范|政策|规定|准则)
     | 审核(?:未|不|失败|拒绝) | 安全(?:审核|系统|策略) | 触发了?安全 | 涉嫌
-    | 风控 | 侵权 | 使用政策 | 拒绝生成
+    | 违法 | 不良信息 | 涉及版权 | 风控 | 侵权 | 使用政策 | 拒绝生成
     | ポリシー | 不適切 | センシティブ | 利用規約 | 정책 | 부적절 | 유해
     | inapropiad | inapropriad | inadequad | pol[ií]ticas?[ ]de | politiques?[ ]d | inappropri[ée]
     | richtlinie | unangemessen
-    | неприемлем | запрещ | нарушает | нарушение[ ]правил
+    | неприемлем | запрещ | нарушает | нарушение[ ]правил | (?:контент|запрос|изображение)[ ]заблокирован
+    | \benfrei\w+ | contrevien | verst(?:ö|oe)(?:ß|ss)t | \bmelanggar | vi[ ]phạm | \bihlal | [يت]نتهك | انتهاك
     """,
     re.VERBOSE | re.IGNORECASE,
 )

@@ -19,8 +19,13 @@ _ERROR_MARKS = frozenset({"error", "errors", "detail", "success", "code", "statu
 _ERROR_KEYS = ("message", "msg", "detail", "error", "title", "type", "param", "code", "status")
 #: What relays call the code and the message in an object that says how a request went, in lower case.
 _CODE_KEYS = ("code", "status_code", "statuscode", "error_code", "errorcode", "errcode", "ret", "ret_code")
-_MESSAGE_KEYS = ("message", "msg", "status_msg", "statusmsg", "error_msg", "errormsg", "errmsg", "error_message")
-_SUCCESS_WORDS = re.compile(r"(?:ok|okay|success(?:ful(?:ly)?)?|succeeded|done|成功|请求成功)\W*", re.IGNORECASE)
+_MESSAGE_KEYS = (
+    *("message", "msg", "status_msg", "statusmsg", "error_msg", "errormsg", "errmsg", "error_message"),
+    *("error_description", "description"),
+)
+_SUCCESS_WORDS = re.compile(
+    r"(?:ok|okay|(?:submit )?success(?:ful(?:ly)?)?|succeeded|done|\w{0,4}成功)\W*", re.IGNORECASE
+)
 #: Objects in a document that are looked at: such an object is one of few.
 _MAX_OBJECTS = 20
 

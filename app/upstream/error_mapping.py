@@ -171,6 +171,10 @@ _wrong_address = _our_words(
 _wrong_path = _our_words(
     UpstreamNeedsOperator, f"The upstream's API has no chat at the configured path (status {{status}}). {_OPERATOR}"
 )
+_without_tls = _our_words(
+    UpstreamNeedsOperator,
+    f"The upstream has to be reached by https, and this server uses http (status {{status}}). {_OPERATOR}",
+)
 _redirected = _our_words(
     UpstreamNeedsOperator,
     f"The upstream redirects elsewhere (status {{status}}), which is not followed. {_OPERATOR}",
@@ -228,6 +232,16 @@ def _is_wrong_path(body: UpstreamErrorBody) -> bool:
     return body.is_api_error and words.WRONG_PATH.search(body.searchable) is not None
 
 
+def _speaks_tls(body: UpstreamErrorBody) -> bool:
+    # Most of these answers are pages.
+    return words.TLS_EXPECTED.search(body.everything) is not None
+
+
+def _is_rate(body: UpstreamErrorBody) -> bool:
+    is_window = words.PER_WINDOW.search(body.searchable) and words.QUOTA.search(body.searchable)
+    return words.RATE.search(body.searchable) is not None or bool(is_window)
+
+
 def _is_clients_input(body: UpstreamErrorBody) -> bool:
     return body.is_api_error and words.CLIENTS_INPUT.search(body.searchable) is not None
 
@@ -256,6 +270,7 @@ _BARE_EVIDENCE = (None, _is_api_error)
 #: The first rule that matches counts.
 ERROR_RULES: tuple[ErrorRule, ...] = (
     ErrorRule("a redirect", range(300, 400), None, _redirected, _OTHER, setting="base_url"),
+    ErrorRule("http in place of https", {400, 497}, _speaks_tls, _without_tls, _OTHER, setting="base_url"),
     ErrorRule("a firewall", {403, 406, 407, 511}, _is_blocked, _blocked_before_upstream, _OTHER),
     ErrorRule("a country that is not served", _COMPLAINTS, _about(words.REGION), _not_served_here, _OTHER),
     ErrorRule("a challenge", {429, 503}, _is_challenged, _blocked_before_upstream, _OTHER),
@@ -282,8 +297,8 @@ ERROR_RULES: tuple[ErrorRule, ...] = (
     ErrorRule("too many requests", {429}, None, _rate_limited, _SAFE),
     ErrorRule("overloaded", {503}, None, _overloaded, _SAFE),
     ErrorRule("too slow", _SLOW, None, _timed_out),
-    ErrorRule("too many requests, by words in a complaint", _COMPLAINTS, _about(words.RATE), _rate_limited, _SAFE),
-    ErrorRule("too many requests, by words", _FAILURES, _about(words.RATE), _rate_limited, _AMBIGUOUS),
+    ErrorRule("too many requests, by words in a complaint", _COMPLAINTS, _is_rate, _rate_limited, _SAFE),
+    ErrorRule("too many requests, by words", _FAILURES, _is_rate, _rate_limited, _AMBIGUOUS),
     ErrorRule("overloaded, by words in a complaint", _COMPLAINTS, _about(words.OVERLOAD), _rate_limited, _SAFE),
     ErrorRule("overloaded, by words", _FAILURES, _about(words.OVERLOAD), _overloaded, _AMBIGUOUS),
     ErrorRule("no chat at this path", _NOT_HERE, _is_wrong_path, _wrong_path, _OTHER, setting="base_url"),

@@ -11,6 +11,29 @@ def _any_of(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(patterns), re.IGNORECASE)
 
 
+def _near(first: str, second: str) -> str:
+    """Return a pattern for two patterns in one sentence, in either order: vendors put such words together freely."""
+    gap = r"[^.!?。！？\n]{0,30}?"
+    return f"(?:{first}){gap}(?:{second})|(?:{second}){gap}(?:{first})"
+
+
+#: What an account is counted in, and that nothing of it is left.
+_MEANS = (
+    r"\b(?:credits?|funds|points|coins|saldo|fondos|cr[ée]ditos?|solde|cr[ée]dits|guthaben|credito|tegoed)\b"
+    r"|余额|餘額|额度|額度|积分|積分|点数|點數|资源包|クレジット|残高|ポイント|잔액|크레딧|포인트"
+    r"|\bбаланс|\bсредств|\bкредит|\bkredit|\bbakiye|số dư"
+)
+_SHORTAGE = (
+    r"\b(?:insufficient|not enough|run out|used up|exhausted|depleted)\b|\binsuficiente|\binsuffisant|\binsufficiente"
+    r"|\bonvoldoende|\b(?:nicht genügend|nicht genug|unzureichend|aufgebraucht)|不足|不够|不夠|用完|用尽|用盡|耗尽|耗盡"
+    r"|부족|소진|недостаточно|закончил|исчерпан|tidak cukup|\bhabis\b|yetersiz|không đủ"
+)
+#: What a limit may count that another time will not exceed: not the size of a request.
+_COUNTED = (
+    r"\b(?:requests?|api|calls?|jobs?|tasks?|generations?|quota|qps|[rt]p[msd]|rate|daily|hourly|usage|concurren\w{1,8})\b"
+    r"(?: (?:rate|request|usage|image|generation|job|task|count|use)){0,2}"
+)
+
 #: The upstream's account: no balance, or closed.
 CREDIT = _any_of(
     r"insufficient[_ ](?:\w{1,12}[_ ])?(?:quota|balance|credit|fund)",
@@ -30,7 +53,9 @@ CREDIT = _any_of(
     ),
     *(r"payment (?:is )?required", r"\bunpaid\b", r"key limit exceeded", r"quota (?:is )?(?:exhausted|not enough)"),
     *(r"\bfree[_ ]?(?:tier|trial|quota)\b[^.!?]{0,40}(?:exhausted|used up|expired|ended)", r"freetieronly"),
-    *(r"pre_consume_token_quota", r"good standing", r"欠费", r"余额", r"额度(?:不足|已用尽)", r"充值"),
+    *(r"pre_consume_token_quota", r"good standing", r"欠费", r"余额", r"充值", _near(_MEANS, _SHORTAGE)),
+    *(r"billing account", r"payment method", r"\bcredit limit\b", r"\b(?:paid|higher|premium) (?:plan|tier)\b"),
+    r"\b(?:your|current|subscription) plan does(?: not|n't) include\b",
 )
 #: Words of a used-up account that vendors also write where only a minute's limit is reached.
 QUOTA = _any_of(r"exceeded your current quota", r"quota[_ ]exceeded", r"exceeded[^.!?]{0,30}\bquota\b")
@@ -44,7 +69,7 @@ MODEL_CODE = _any_of(
 MODEL = _any_of(
     r"(?:model|endpoint|deployment|模型)\b[^.!?\n]{0,100}"
     r"(?:does(?: not|n't) exist|not exist|not found|no longer|deprecated|retired|not available|not enabled)",
-    *(r"do(?:es)? not have access to (?:the )?model", r"no endpoints? found", r"not a valid model"),
+    *(r"(?:do(?:es)? not have|has no|no) access to (?:the )?model", r"no endpoints? found", r"not a valid model"),
     *(r"\b(?:unknown|invalid|unsupported|no such) model\b", r"model\s\S{1,80}\s(?:is )?not supported", r"modelnotopen"),
     *(
         r"must be verified",
@@ -54,6 +79,12 @@ MODEL = _any_of(
     ),
     r"model\b[^.!?\n]{0,80}(?:only|not) supported (?:in|on|with|by|for) [^.!?]{0,30}(?:endpoint|chat|\bapi\b)",
     r"无权(?:访问|使用).{0,6}模型",
+    *(r"\bmodel[_ ](?:is )?(?:not[_ ]supported|disabled|offline)\b", r"only supports? the \w{1,20} api\b"),
+    *(
+        r"not a (?:valid )?chat(?:[_ ]completions?)? model",
+        r"模型\S{0,4}(?:下线|下架|弃用|停用|禁用|关闭)",
+        r"未开通.{0,6}模型",
+    ),
     *(r"publisher model", r"模型(?:不存在|未开通|不支持)", r"不(?:存在|支持)的?.{0,10}模型", r"data policy"),
 )
 #: Of a 404 or 405: an API has answered, but there is no chat at this path.
@@ -83,11 +114,26 @@ KEY = _any_of(
         r"\binvalid (?:access |auth |bearer )?token\b(?! (?:at|near|in|count))",
         r"\btoken (?:is |has )?(?:expired|revoked)",
     ),
-    *(r"令牌(?:无效|已|状态)", r"无效的令牌", r"身份验证", r"鉴权", r"认证失败", r"密钥", r"封禁"),
+    *(
+        r"令牌(?:无效|已|状态)",
+        r"(?:token|key)\s?(?:无效|已过期|已?失效|错误|不存在)",
+        r"无效的令牌",
+        r"身份验证",
+        r"鉴权",
+        r"认证失败",
+        r"密钥",
+        r"封禁",
+    ),
+    *(
+        r"\bauthfailure\b",
+        r"signature\w{0,4}\s?(?:failure|mismatch|donotmatch|does not match|is invalid)",
+        r"签名(?:错误|不匹配|无效)",
+    ),
+    r"unregistered callers",
 )
 API_KEY = _any_of(
     *(r"\bapi[ _-]?keys?\b", r"\bcredentials?\b", r"\b(?:this|your) (?:key|token)\b", r"\bsecurity token\b", "令牌"),
-    r"\bip\b[^.!?]{0,40}\b(?:allow|white)[ -]?list",
+    r"\bip\b[^!?\n]{0,60}\b(?:allow|white)[ -]?list",
 )
 #: Where this server stands: vendors serve some countries only.
 REGION = _any_of(
@@ -134,23 +180,38 @@ RATE = _any_of(
     *(
         r"\bthrottl",
         r"concurren\w{1,8}\b[^.!?]{0,30}(?:limit|exceed)",
-        "请求过于频繁",
-        "请求频率",
-        "请求(?:过|太)多",
-        "リクエストが多すぎ",
-        r"요청이 (?:너무 )?많",
-        "限流",
-        "并发(?:数)?(?:超|限)",
+        r"request_?limit_?exceed",
     ),
+    rf"(?:{_COUNTED}) (?:limit|exhausted)\b(?![^.!?]{{0,25}}\b(?:bytes?|[kmg]i?b|characters?|tokens|pixels?)\b)",
+    r"\blimit\b[^.!?]{0,40}\bper (?:second|minute|hour|day)\b",
+    r"too many (?:\w{1,12} ){0,2}(?:requests|tasks|jobs|calls|generations)",
+    *(r"maximum (?:number of )?concurren", r"\bqueue (?:is |has been )?full\b"),
+    *("(?:请求|调用|访问|操作)(?:次数|频率)?(?:过于|太|过)(?:频繁|多|快)", "请求频率", "频率限制", "限流", "队列已?满"),
+    *(r"并发\S{0,6}(?:超|限)", "排队(?:人数)?(?:过|太)多"),
+    r"(?:任务|请求|调用)(?:数量?|次数|频率)\S{0,6}(?:上限|限额|限制)",
+    r"(?:每日|每天|每分钟|并发|频率)\S{0,6}(?:上限|限额|限制)",
+    *("リクエストが多すぎ", r"リクエスト\S{0,4}制限", r"요청이 (?:너무 )?많", r"요청 (?:한도|제한)"),
+    *("слишком много запросов", "demasiadas (?:solicitudes|peticiones)", "trop de requêtes", "zu viele anfragen"),
+    *("muitas (?:solicitações|requisições)", "troppe richieste", "te veel (?:verzoeken|aanvragen)"),
+    *("quá nhiều yêu cầu", "terlalu banyak permintaan", "çok fazla istek"),
 )
 OVERLOAD = _any_of(
     "server_is_overloaded",
     "overloaded_error",
     "slow_down",
     r"\boverloaded\b",
-    "负载已饱和",
+    "负载(?:已饱和|较高|过高)",
     "at capacity",
-    "(?:系统|服务器?|模型)繁忙",
+    r"\b(?:servers?|service|system|engine|model|gpus?|workers?) (?:is|are) (?:\w{1,12} )?busy\b",
+    r"\bno (?:available |free )(?:gpu|worker|account|instance)",
+    r"(?:系统|服务器?|模型)\S{0,2}(?:繁忙|拥挤)",
+    *("混雑", "혼잡"),
+)
+
+#: Of a server that understands only TLS, where `http://` was written in place of `https://`.
+TLS_EXPECTED = _any_of(
+    *(r"plain http request was sent to https", r"http request to an https server", r"plain http to an ssl-enabled"),
+    r"host and port requires tls",
 )
 
 #: What stands before an API and shuts this server out: Cloudflare's challenges and bans, other firewalls.

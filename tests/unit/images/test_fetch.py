@@ -301,7 +301,7 @@ def test_only_a_patient_probe_tries_again(patient: bool, attempts: int) -> None:
     run_with_manual_clock(download())
 
 
-@pytest.mark.parametrize("status", [202, 403, 404, 408, 425, 429, 500, 599])
+@pytest.mark.parametrize("status", [202, 403, 404, 406, 408, 425, 429, 500, 599])
 def test_every_transient_status_is_retried(status: int) -> None:
     async def download() -> None:
         async with serve(reply(b"", status), reply(IMAGE)) as server, fetching(f"127.0.0.1:{server.port}") as download:
@@ -586,6 +586,33 @@ def test_a_request_has_only_the_necessary_headers(monkeypatch: pytest.MonkeyPatc
                 f"Host: 127.0.0.1:{server.port}",
                 f"User-Agent: limner/{__version__}",
             ]
+
+    run_with_manual_clock(download())
+
+
+def test_a_host_that_refuses_programs_is_asked_as_a_page_of_its_own_asks() -> None:
+    """Protection against links from other sites asks for a referrer, firewalls for a browser's name.
+
+    Every other attempt has neither, for hosts that refuse just those.
+    """
+
+    def headers_of(head: str) -> dict[str, str]:
+        return dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
+
+    async def download() -> None:
+        async with (
+            serve(reply(b"", 403), redirect("/b"), reply(b"", 406), reply(b"", 403), reply(IMAGE)) as server,
+            fetching(f"127.0.0.1:{server.port}") as download,
+        ):
+            assert await download.read(server.url) == IMAGE
+            plain, page, redirected, second_plain, second_page = map(headers_of, server.heads)
+            assert plain == second_plain
+            assert page == redirected == second_page
+            assert page == plain | {
+                "Accept": "image/*,*/*;q=0.8",
+                "Referer": f"http://127.0.0.1:{server.port}/",
+                "User-Agent": f"Mozilla/5.0 (compatible; limner/{__version__})",
+            }
 
     run_with_manual_clock(download())
 

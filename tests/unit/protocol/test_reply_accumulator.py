@@ -219,6 +219,12 @@ ERRORS = [
     ErrorCase("capital letters", {"Response": {"Error": {"Code": "c", "Message": "m"}}}, {"code": "c", "message": "m"}),
     ErrorCase("names of its own", {"ErrCode": 500063, "ErrMsg": "m", "Resp": None}, {"code": 500063, "message": "m"}),
     ErrorCase("names of its own for success", {"ErrCode": 0, "ErrMsg": "success", "Resp": {"url": "u"}}, None),
+    ErrorCase(
+        "a description of a failure",
+        {"code": 24, "description": "可能包含敏感词", "properties": {}},
+        {"code": 24, "message": "可能包含敏感词"},
+    ),
+    ErrorCase("a description of a success", {"code": 1, "description": "提交成功", "result": "7"}, None),
     ErrorCase("a head of success", {"base_resp": {"status_code": 0, "status_msg": "success"}}, None),
     ErrorCase("a head of success with an unknown code", {"status": {"code": 10000, "msg": "OK!"}}, None),
     ErrorCase("a head without words", {"header": {"code": 7}}, None),

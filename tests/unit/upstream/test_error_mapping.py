@@ -64,6 +64,7 @@ CASES = (
     Case("a temporary redirect", 307, b"", UpstreamNeedsOperator, "upstream_broken", OTHER),
     Case("a redirect to a result, after the work", 303, b"", UpstreamNeedsOperator, "upstream_broken", AMBIGUOUS, facts={"elapsed": 20.0}),
     Case("a permanent redirect with words of refusal", 301, error("content policy"), UpstreamNeedsOperator, "upstream_broken", OTHER),
+    Case("http in place of https", 400, b"Client sent an HTTP request to an HTTPS server.", UpstreamNeedsOperator, "upstream_error", OTHER, "The upstream has to be reached by https, and this server uses http (status 400). Only the operator of this server can mend that."),
     Case("a refusal by OpenAI", 400, error(BLOCKED, "moderation_blocked", "image_generation_user_error"), ModerationBlocked, BLOCKED_CODE, message=BLOCKED),
     Case("a refusal by OpenAI, older form", 400, error("Your request was rejected as a result of our safety system.", "content_policy_violation"), ModerationBlocked, BLOCKED_CODE),
     Case("a refusal by Azure, one level deeper", 400, error("The response was filtered", "x", innererror={"code": "ResponsibleAIPolicyViolation"}), ModerationBlocked, BLOCKED_CODE),

@@ -49,6 +49,11 @@ REFUSALS = (
     Case("LiteLLM", 400, e("litellm.ContentPolicyViolationError: AzureException - content filter", type=None, param=None, code="400"), BLOCKED),
     Case("Jimeng", 400, {"code": 50412, "message": "Text Risk Not Pass", "status": 50412}, BLOCKED),
     Case("a relay's words", 400, e("sensitive words detected (request id: 7)", code="sensitive_words_detected", type="new_api_error"), BLOCKED),
+    Case("a prompt that is called unsafe, inside a 200", 200, {"error_code": 336501, "error_msg": "the content of prompt field is unsafe"}, BLOCKED),
+    Case("a forbidden word, under the key of a description", 200, {"code": 24, "description": "可能包含敏感词", "properties": {"bannedWord": "x"}}, BLOCKED),
+    Case("adult content", 400, e("Adult content detected"), BLOCKED),
+    Case("terms that are violated, by their short name", 400, e("Image violates ToS"), BLOCKED),
+    *(Case(f"a refusal in words: {words}", 400, e(words), BLOCKED) for words in ("输入内容存在不良信息", "提示词含有违法信息", "内容涉及版权", "Ce contenu enfreint nos règles", "Der Inhalt verstößt gegen unsere Regeln", "Контент заблокирован", "Konten melanggar kebijakan", "Nội dung vi phạm chính sách", "İçerik politikalarımızı ihlal ediyor", "المحتوى ينتهك السياسة")),
 )  # fmt: skip
 
 COMPLAINTS = (
@@ -71,6 +76,8 @@ COMPLAINTS = (
     Case("a 403 without evidence", 403, e("Not for you."), "upstream_forbidden"),
     Case("a 403 in plain text", 403, b"Forbidden", "upstream_forbidden"),
     Case("a 403 without words", 403, b"", "upstream_forbidden"),
+    *(Case(f"a limit that each repeat would exceed: {words}", 400, e(words), CLIENT) for words in ("Image exceeds the size limit", "Request size limit exceeded", "The request limit of 20 MB was exceeded", "Prompt exceeds the limit of 1000 characters", "Too many images: the limit is 5 per request", "At most 4 reference images are allowed per request", "图片数量已达上限", "请求体大小超过上限", "token已超过最大长度", "The image has insufficient contrast")),
+    Case("a model that is not the cause", 400, e("This model does not support the size 7x7"), CLIENT),
 )  # fmt: skip
 
 OPERATORS = (
@@ -147,6 +154,14 @@ OPERATORS = (
     Case("Cloudflare's ban", 403, b"error code: 1010", WALL),
     Case("Akamai's ban", 403, b"<HTML><HEAD><TITLE>Access Denied</TITLE></HEAD></HTML>", WALL),
     Case("a company's proxy", 407, b"<html>Proxy Authentication Required</html>", WALL),
+    *(Case(f"no credit, in words: {words}", 403, e(words), QUOTA) for words in ("Your credit has run out", "Insufficient points", "Credit limit exceeded", "Please add a payment method", "This model requires a paid plan", "Your plan does not include this model", "billing account for project is disabled", "分组额度已耗尽", "积分不足，请先购买", "资源包余量已用尽", "クレジットが不足しています", "잔액이 부족합니다", "Недостаточно средств", "Saldo insuficiente", "Solde insuffisant", "Nicht genügend Guthaben", "Số dư không đủ")),
+    *(Case(f"a model, in words: {words}", 400, e(words), MODEL) for words in ("model_not_supported", "Model disabled.", "This model only supports the Responses API", "It is not a valid chat completion model", "This token has no access to model m", "该模型已下线", "未开通模型服务")),
+    *(Case(f"our key, in words: {words}", 403, e(words), AUTH) for words in ("Token无效", "签名错误", "IP 192.0.2.3 is not in whitelist", "The request signature does not match", "Method doesn't allow unregistered callers")),
+    Case("a signature, by its code inside a 200", 200, {"Response": {"Error": {"Code": "AuthFailure.SignatureFailure", "Message": "x"}}}, AUTH),
+    Case("nginx, http in place of https", 400, b"<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>", "upstream_error"),
+    Case("Go, http in place of https", 400, b"Client sent an HTTP request to an HTTPS server.\n", "upstream_error"),
+    Case("Apache, http in place of https", 400, b"<html><p>Reason: You're speaking plain HTTP to an SSL-enabled server port.</p></html>", "upstream_error"),
+    Case("Tomcat, http in place of https", 400, b"Bad Request\nThis combination of host and port requires TLS.\n", "upstream_error"),
 )  # fmt: skip
 
 LIMITS = (
@@ -160,6 +175,9 @@ LIMITS = (
     Case("a limit as 400", 400, e("请求过于频繁，请稍后再试"), RATE),
     Case("a limit inside a 200", 200, e("Too many requests", code=429), RATE),
     Case("Google inside a 200", 200, e("Resource has been exhausted", status="RESOURCE_EXHAUSTED"), RATE),
+    *(Case(f"a limit, in words: {words}", 400, e(words), RATE) for words in ("Open api qps request limit reached", "Request has reached API limit, please try later", "RequestLimitExceeded.JobNumExceed", "Request limit reached for this minute", "Daily image limit reached. Try again tomorrow.", "You hit your limit of 10 generations per day", "TPM limit exceeded", "rpm exhausted", "Too many pending tasks in queue", "The queue is full", "You have reached the maximum number of concurrent jobs", "No available GPU, please retry", "Server is busy", "Quota exceeded for metric 'requests' and limit 'requests per minute'")),
+    *(Case(f"a limit, in words: {words}", 400, e(words), RATE) for words in ("操作过于频繁，请稍后重试", "请求的次数超过了频率限制。", "同时处理的任务数量已达上限。", "当前排队人数过多", "超出每日限额", "リクエスト制限に達しました", "요청 한도를 초과했습니다", "Слишком много запросов", "Demasiadas solicitudes", "Trop de requêtes", "Zu viele Anfragen")),
+    Case("a full queue, under the key of a description, inside a 200", 200, {"code": 23, "description": "队列已满，请稍后尝试", "properties": {}}, RATE),
 )  # fmt: skip
 
 FAILURES = (
@@ -171,6 +189,8 @@ FAILURES = (
     Case("a relay that hung up", 499, b"", "upstream_timeout"),
     Case("a relay's crash", 500, e("bad response status code 502", code="bad_response_status_code"), "upstream_error"),
     Case("Vertex's crash", 500, [e("Internal error encountered.", code=500, status="INTERNAL")], "upstream_error"),
+    Case("a busy model", 500, e("当前模型负载较高，请稍后重试"), OVERLOADED),
+    Case("a busy server", 500, e("Server is busy, please try again later"), OVERLOADED),
 )  # fmt: skip
 
 CASES = (*REFUSALS, *COMPLAINTS, *OPERATORS, *LIMITS, *FAILURES)
