@@ -45,7 +45,7 @@ class BoundedConnector(aiohttp.TCPConnector):
 class BoundedProtocol(ResponseHandler):
     """One connection. It is closed when its server sends too much, or anything that nobody has asked for.
 
-    `is_used`: whether it was handed out, as far as a connector notes that.
+    `is_used`: whether it was handed out before; set by connectors that need to know.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -126,7 +126,7 @@ class BoundedProtocol(ResponseHandler):
 
 
 def _arrived(descriptor: int) -> bytes:
-    """Return what a socket has received, as far as a short response goes; nothing if no descriptor is left for that."""
+    """Return the first bytes that a socket has received, enough for a short response; none if no descriptor is free."""
     with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as end:
         return end.recv(_PIECE, socket.MSG_DONTWAIT)
     return b""

@@ -54,7 +54,7 @@ class MoneyBudgets:
     async def settle(self, key: ClientKey | None, reservation: Reservation | None, cost: Decimal) -> None:
         """Count what a run has really cost, in the month in which it was reserved.
 
-        A run without a reservation is one for redelivery: it costs something only if it has asked further questions.
+        A run without a reservation is one for redelivery: it costs something only if it has sent further chat requests.
         """
         if reservation is None and cost and key is not None and key.monthly_cost is not None:
             reservation = (await self._counters.reserve(self._budget(key), 0, None)).reservation

@@ -53,7 +53,7 @@ class Capacity:
         max_image_bytes: The largest image that is accepted.
         max_uploads: Bytes of request bodies that may be under way at once; half of it for each caller.
         stores_in_spool: Whether images are stored on the disk of the spool folder.
-        make_room: Frees so many bytes of the disk, if it can. Returns whether it has tried.
+        make_room: Frees this many bytes of the disk, if it can. Returns whether it has freed anything.
         clock: Returns seconds that never go back.
     """
 

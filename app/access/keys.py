@@ -209,7 +209,7 @@ class KeyFile:
             path: The key file.
             upstreams: The upstreams that a key may name. None permits every name.
             monotonic: Returns seconds. Decides for how long the file system has not responded.
-            wall_clock: Returns seconds since the epoch, as the times of files do.
+            wall_clock: Returns seconds since 1970, as the times of files do.
 
         Raises:
             InvalidKeyFile: The file cannot be used.

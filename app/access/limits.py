@@ -67,7 +67,7 @@ class KeyLimits:
     def __init__(
         self, state: SharedState, max_waiting: int, now: Callable[[], float] = time.time, currency: str = "USD"
     ) -> None:
-        """`max_waiting`: requests of one key that may wait for a slot. `now`: returns seconds since the epoch."""
+        """`max_waiting`: requests of one key that may wait for a slot. `now`: returns seconds since 1970."""
         self.budgets = MoneyBudgets(state, currency, now)
         self._state = state
         self._max_waiting = max_waiting

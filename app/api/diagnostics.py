@@ -38,17 +38,17 @@ _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
 def explain_routes(
-    access: Authenticator,
+    authenticator: Authenticator,
     capacity: Capacity,
     draining: asyncio.Event,
     *,
     new_blob: Callable[[], Blob],
     timeout: float,
 ) -> RouteTable:
-    """Explaining costs no money, but needs a client key as image requests do.
+    """Return the route that explains a reply. It costs no money, but needs a client key as image requests do.
 
     Args:
-        access: Identifies callers.
+        authenticator: Identifies callers.
         capacity: Counts the body among the uploads of its caller.
         draining: Set when the server drains, which ends every request that is still being received.
         new_blob: Makes the blobs for bodies. Clients that send slowly hold little memory.
@@ -65,7 +65,7 @@ def explain_routes(
 
     @router.add("/explain", ("POST",))
     async def diagnose(http: Request) -> Response:
-        caller = access.authenticate(http.headers)
+        caller = authenticator.authenticate(http.headers)
         with closing(new_blob()) as blob:
             try:
                 await unless_draining(receive(http, caller, blob), draining)
@@ -112,9 +112,9 @@ MAX_SILENCES_OF_CALLER, MAX_SILENCES = 4, 64
 
 
 def silence_routes(
-    access: Authenticator, draining: asyncio.Event, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    authenticator: Authenticator, draining: asyncio.Event, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
 ) -> RouteTable:
-    """Silence costs no money, but needs a client key as image requests do. It ends when the server drains."""
+    """Return the route that stays silent. It costs no money, but needs a client key; draining ends each silence."""
     router = RouteTable()
     waiting: Counter[str] = Counter()
 
@@ -124,7 +124,7 @@ def silence_routes(
     @router.add("/silence/{seconds}", ("GET",))
     async def silence(seconds: str, http: Request) -> Response:
         nonlocal waiting
-        caller = access.authenticate(http.headers).id
+        caller = authenticator.authenticate(http.headers).id
         length = parse_seconds(seconds)
         if waiting[caller] == MAX_SILENCES_OF_CALLER or waiting.total() == MAX_SILENCES:
             raise RateLimited("Too many requests wait at this endpoint. Please try again shortly.")
@@ -136,7 +136,7 @@ def silence_routes(
             return Response(status_code=499)
         finally:
             watcher.cancel()
-            # Unlike `waiting[caller] -= 1`, this forgets callers of whom none waits any more.
+            # Unlike `waiting[caller] -= 1`, this removes callers that have no waiting request.
             waiting -= Counter([caller])
         return OrjsonResponse({"object": "silence", "seconds": length})
 

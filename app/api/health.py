@@ -40,7 +40,7 @@ def health_routes(service: ImageService, pool: UpstreamPool) -> RouteTable:
 
 
 def metrics_routes() -> RouteTable:
-    """Metrics need no key: they show neither callers nor prompts."""
+    """Return the route of the metrics, which need no key: they show neither callers nor prompts."""
     router = RouteTable(("operations",))
 
     # Not async, so Starlette runs it in a thread: with several workers it reads the files of all.

@@ -134,7 +134,7 @@ def _rate(rate: Rate) -> dict[str, Any]:
     return {"amount": rate.amount, "period": rate.period}
 
 
-def image_model_routes(models: ImageModels, access: Authenticator) -> RouteTable:
+def image_model_routes(models: ImageModels, authenticator: Authenticator) -> RouteTable:
     """Return the route that describes the models that a caller may use."""
     router = RouteTable(("models",))
 
@@ -146,6 +146,6 @@ def image_model_routes(models: ImageModels, access: Authenticator) -> RouteTable
         openapi_extra=NEEDS_KEY,
     )
     async def image_models(http: Request) -> Response:
-        return OrjsonResponse(models.describe(access.authenticate(http.headers).key))
+        return OrjsonResponse(models.describe(authenticator.authenticate(http.headers).key))
 
     return router

@@ -110,7 +110,7 @@ class ImageEndpoints:
         """Return the request that the body makes; where it makes none, close the spool."""
         headers = http.headers
         try:
-            mode = size_mode(headers, usage.caller, self.settings.size)
+            mode = requested_size_mode(headers, usage.caller, self.settings.size)
             announced = announced_bytes(http, self.settings.max_request_bytes)
             with usage.trace.step("read"), self.service.capacity.upload(usage.caller.id, announced) as upload:
                 request = await read_image_request(usage.operation, http, spool, self.settings, upload, size_mode=mode)
@@ -178,7 +178,7 @@ class ImageEndpoints:
     async def result(self, result_id: str, http: Request) -> Response:
         """Answer a client that comes back for the result of a request that it did not wait for."""
         caller = self.authenticator.authenticate(http.headers)
-        reader = await self.service.result(result_id, caller, self.new_spool())
+        reader, _ = await self.service.look(result_id, caller, self.new_spool())
         if reader is None:
             return accepted_response(result_id, http, self.public_path)
         return await self._deliver(reader, DisconnectWatcher.of(http), http)
@@ -244,7 +244,7 @@ def is_client_retry(headers: Headers) -> bool:
     return any(_RETRY_MARKS[name].fullmatch(headers[name].strip()) for name in _RETRY_MARKS if name in headers)
 
 
-def size_mode(headers: Headers, caller: Caller, default: SizeMode) -> SizeMode:
+def requested_size_mode(headers: Headers, caller: Caller, default: SizeMode) -> SizeMode:
     """Return the size mode of a request: what its header says, or its client key, or the server's `default`.
 
     Raises:

@@ -19,12 +19,12 @@ _CREATED = 1_733_011_200
 ListModels = Callable[[str | None, tuple[str, ...]], Iterable[str]]
 
 
-def model_routes(list_models: ListModels, access: Authenticator) -> RouteTable:
+def model_routes(list_models: ListModels, authenticator: Authenticator) -> RouteTable:
     """List the models that the caller may use: all of them, or those that its entry in the key file allows."""
     router = RouteTable(("models",))
 
     def names(http: Request) -> tuple[str, ...]:
-        client_key = access.authenticate(http.headers).key
+        client_key = authenticator.authenticate(http.headers).key
         upstream, allowed = (None, ()) if client_key is None else (client_key.upstream, client_key.models)
         return tuple(list_models(upstream, allowed))
 

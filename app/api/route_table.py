@@ -21,8 +21,8 @@ _SUMMARY = "The OpenAI Images API in front of a chat model that generates images
 
 Method = Literal["GET", "HEAD", "POST", "DELETE"]
 
-#: A function of `http`, the request, and of the parameters in the path, each as far as it needs them. One that is not
-#: async takes only the request, and runs in a thread.
+#: A function of the request, `http`, and of those parameters of the path that it needs. One that is not async takes
+#: only the request, and runs in a thread.
 Handler = Callable[..., Any]
 
 _H = TypeVar("_H", bound=Handler)

@@ -50,16 +50,16 @@ def status_routes(
     hourly: HourlyReports,
     usage: KeyUsage,
 ) -> RouteTable:
-    """`recent`: records of the last image requests, oldest first."""
+    """Return the route of the status. `recent`: records of the last image requests, oldest first."""
     keys = (settings.status_key,) if settings.status_key is not None else settings.api_keys
-    access = Authenticator((key.get_secret_value() for key in keys), pass_through=False)
+    authenticator = Authenticator((key.get_secret_value() for key in keys), pass_through=False)
     # Keys of the key file belong to clients with limits, not to operators, so they do not open the status.
     is_open = bool(keys) or (is_loopback(settings.host) and not settings.has_client_keys)
     router = RouteTable()
 
     @router.add("/status", ("GET",))
     async def status(http: Request) -> Response:
-        access.authenticate(http.headers)
+        authenticator.authenticate(http.headers)
         if not is_open:
             raise Forbidden(_NO_STATUS_KEY, code="status_key_not_set")
         document = build_status(service, pool, settings, recent) | await hourly.read(datetime.now(UTC))

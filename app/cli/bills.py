@@ -34,7 +34,7 @@ class Columns:
 
     Attributes:
         divide: What the costs are divided by to get the currency.
-        signs: What each value of the column `kind` means: 1 a charge, -1 a refund. Other rows are no part of the bill.
+        signs: What each value of the column `kind` means: 1 a charge, -1 a refund. Other rows are not part of the bill.
     """
 
     ids: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Variables of the environment that are no settings of Limner: of the terminal, of the OpenAI SDKs, of libraries."""
+"""Variables of the environment that are not settings of Limner: of the terminal, of the OpenAI SDKs, of libraries."""
 
 import os
 from pathlib import Path

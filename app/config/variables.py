@@ -16,6 +16,6 @@ def known_variables() -> list[str]:
 
 
 def unknown_variables() -> list[str]:
-    """Return the LIMNER_ variables of the environment or `.env` that are no settings; most are misspelled."""
+    """Return the LIMNER_ variables of the environment or `.env` that are not settings; most are misspelled."""
     given = os.environ.keys() | {name.upper() for name in dot_env_source(Settings).env_vars}
     return sorted(name for name in given - {*known_variables()} if name.startswith(PREFIX))

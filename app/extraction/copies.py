@@ -86,7 +86,7 @@ def read_copy(url: str, words: str, label: str) -> Copy:
 
 def is_small_copy(url: str) -> bool:
     """Check for a URL that says itself that it leads to a small copy."""
-    # Behind the host, whose numbers are no sizes.
+    # Behind the host, whose numbers are not sizes.
     path = max(url.find("/", 8), 8)
     return _SMALL.search(url, path, _MAX_URL) is not None and _copy_by_url(url).edge < MIN_RESULT
 

@@ -72,8 +72,8 @@ class _HeldImage:
 def parse_pasted(pasted: bytes) -> PastedReply:
     """Read pasted bytes as the most specific part of a chat reply that they can be. Never fails.
 
-    Bytes that are no part of a reply are taken for the text of a message. Only what is no image has a limit, as
-    while a request is served.
+    Bytes that are not part of a reply are taken for the text of a message. As while a request is served, everything
+    but images has a limit.
     """
     if is_image(pasted):
         return _parse_image(pasted)
@@ -189,7 +189,7 @@ def json_report(pasted: PastedReply, result: ExtractionResult) -> dict[str, Any]
 
 
 def place_of_nothing(pasted: PastedReply, result: ExtractionResult) -> str | None:
-    """Return where to mend that no image was found, None where one was, or where the reply says why there is none."""
+    """Return where to look if no image was found; None if one was, or if the reply says why there is none."""
     if pasted.too_long is not None:
         return OF_A_LONG_TEXT
     says_why = bool(result.images) or pasted.reply.error is not None or is_refusal(pasted.reply)

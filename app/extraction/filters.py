@@ -49,7 +49,7 @@ _ORIGINAL_SIZE = re.compile(
     r"|原始(?:尺寸|大小|分辨率|解析度)|元のサイズ|원본 (?:크기|해상도)",
     re.IGNORECASE,
 )
-#: A name in front of a URL has at most so many characters, and a colon behind it.
+#: A name in front of a URL has at most this many characters, and a colon behind it.
 _MAX_NAME, _AROUND_NAME = 30, " \t*_#>|-:："
 _NAME = re.compile(rf"[ \t*_#>|-]*[^\s:：*][^:：.!?。！？]{{0,{_MAX_NAME - 1}}}[:：][ \t*_`<(]*")
 _CLAUSE_END = re.compile(r"[。！？!?；;，,](?=.)|\.\s+(?=.)")
@@ -128,7 +128,7 @@ def says_beside(words: str, label: str) -> bool:
 
 
 def leads_to_larger_image(link: str, image: str) -> bool:
-    """Check whether the link around an image names an image itself: the whole one, as far as neither says otherwise.
+    """Check whether the link around an image leads to the whole image, unless one of the names says otherwise.
 
     A link that says nothing of what it leads to counts only if it is the same address but for a larger size: it may be
     a page, or a button that costs money.

@@ -90,7 +90,7 @@ class ExtractionResult:
 
     Attributes:
         images: What the reply shows as an image, in order of appearance.
-        rejected: What looks like an image and is none.
+        rejected: What looks like an image but is not a result.
         guesses: URLs that may lead to an image, the likeliest first, for a reply whose images are none.
     """
 

@@ -295,7 +295,7 @@ def _largest_source(text: str, start: int) -> tuple[str, int, bool] | None:
 
 
 def _end_of_markup(text: str, previous: UrlMention | None) -> int:
-    """Return where the words behind a mention begin: its title and other attributes of its tag are no words."""
+    """Return where the words behind a mention begin: its title and the other attributes of its tag are not words."""
     if previous is None:
         return 0
     title = None if previous.tag[0] else _TITLE.match(text, previous.end)

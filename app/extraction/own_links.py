@@ -46,7 +46,7 @@ class ClientTexts:
 
     @cached_property
     def _words(self) -> list[str]:
-        """The texts that are no data URLs, in lower case and with single blanks."""
+        """The texts that are not data URLs, in lower case and with single blanks."""
         return [_plain_words(text[:_MAX_TEXT]) for text in self._texts if text[:5].lower() != "data:"]
 
     def has_words(self, words: str) -> bool:

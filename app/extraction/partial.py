@@ -9,7 +9,7 @@ from app.extraction.text import strip_hidden
 from app.protocol.chat_reply import ChatReply
 from app.protocol.redaction import redact_secrets
 
-#: Where progress is looked for: in replies and lines of at most so many characters, in so many lines from the end.
+#: Progress is looked for in replies and in lines of at most this many characters, and in this many lines at the end.
 _MAX_REPLY, _MAX_LINE, _MAX_LINES = 16 * 1024, 100, 8
 #: Characters that a line may have in common with the prompt. A line with more repeats the prompt.
 _MAX_IN_COMMON = 12

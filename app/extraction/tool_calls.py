@@ -38,7 +38,7 @@ def join_calls(calls: object) -> object:
 
 
 def _piece(call: object) -> tuple[int | None, object, str]:
-    """Return index, name and arguments of one piece of a call, without an index where it is none."""
+    """Return index, name and arguments of one piece of a call; the index of anything else is None."""
     function = call.get("function") if isinstance(call, dict) else None
     index = call.get("index") if isinstance(call, dict) else None
     if type(index) is int and isinstance(function, dict) and isinstance(function.get("arguments"), str):

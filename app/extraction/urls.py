@@ -144,7 +144,7 @@ def has_image_ending(url: str) -> bool:
 
 
 def may_be_image(url: str) -> bool:
-    """Check for a URL that says nothing of what it leads to: its bytes must be looked at. The home page is none."""
+    """Check for a URL that says nothing of what it leads to: its bytes must be looked at. A home page is never one."""
     _, path, query = _split(url)
     is_root = path in {"", "/"} and not query
     return not is_root and classify_url(url) in (UrlKind.UNKNOWN, UrlKind.PAGE)

@@ -186,7 +186,7 @@ def _is_opaque(image: DecodedImage) -> bool:
 
 
 def _can_be_sent(image: ImageFile, source: Source) -> bool:
-    """Whether upstreams accept the file as it is, except for its size."""
+    """Return whether upstreams accept the file as it is, except for its size."""
     return (
         image.format in {"PNG", "JPEG", "WEBP"}
         and image.mode in {"1", "L", "LA", "P", "RGB", "RGBA"}

@@ -50,7 +50,7 @@ class MemoryBudget:
 
     @asynccontextmanager
     async def hold(self, caller: str, memory: int, *, paid: bool) -> AsyncIterator[None]:
-        """Hold so many bytes, no more than `limit`."""
+        """Hold `memory` bytes, which must be no more than `limit`."""
         waiter = _Claim(memory)
         kind = self._paid if paid else self._unpaid
         kind.queues.setdefault(caller, deque()).append(waiter)

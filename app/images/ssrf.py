@@ -45,7 +45,7 @@ class AllowRule:
     port: int | None = None
 
     def permits(self, name: str, address: Address, port: int) -> bool:
-        """Whether the rule permits this address of the host `name`.
+        """Return whether the rule permits this address of the host `name`.
 
         A name permits every address that it resolves to, for this name only. A network permits its addresses under
         every name.

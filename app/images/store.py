@@ -28,7 +28,7 @@ class StoreConfig:
         max_bytes: The bytes of all images. None means the default of the store.
         key: The credentials of a bucket.
         serve: Whether clients get presigned URLs of a bucket, or URLs of this server.
-        now: Returns seconds since the epoch, as file systems and object stores count them.
+        now: Returns seconds since 1970, as file systems and object stores count them.
     """
 
     url: str
@@ -47,7 +47,7 @@ class StoredImage:
     """An image in a store, open for reading. It never changes under its name.
 
     Attributes:
-        modified: When it was stored, in seconds since the epoch.
+        modified: When it was stored, in seconds since 1970.
         read: `read(offset, size)` returns less than `size` bytes only at the end. Raises `ServiceUnavailable` if the
             store cannot be reached.
         close: To be called after the last read.
@@ -125,7 +125,7 @@ def generate_name(info: ImageInfo) -> str:
 
 
 def is_name(name: str) -> bool:
-    """Whether `generate_name` could have returned this name."""
+    """Return whether `generate_name` could have returned this name."""
     return _NAME.fullmatch(name) is not None
 
 

@@ -31,7 +31,7 @@ class JobRun:
         items: What the run has brought so far. Every reader reads from the first item.
         error: What the run ended with, if it did not succeed.
         readers: Client connections that wait for the result.
-        revision: Counts the news that are no item, such as a new progress line.
+        revision: Counts the news other than items, such as a new progress line.
         was_submitted: Something was sent to an upstream, whether or not it has cost anything.
         is_called_off: The run was cancelled before it had cost anything, since no client waited for it any more.
         is_canceled_by_client: The client has canceled it before it had cost anything. Nothing runs the job again.

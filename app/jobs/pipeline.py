@@ -244,7 +244,7 @@ class Pipeline:
         return [task.result() for task in tasks]
 
     async def finish_larger(self, reply: ChatReply, images: Sequence[FoundImage]) -> list[OutputImage | ApiError]:
-        """Return the last of the earlier images that are no icons: buttons and emoji may stand behind the result."""
+        """Return the last of the earlier images that are not icons: buttons and emoji may stand behind the result."""
         finished = await self.finish_all(reply, images[-_MAX_EARLIER:])
         larger = [each for each in finished if isinstance(each, OutputImage) and not _is_icon(each)]
         return [*larger[-self.request.n :]]
@@ -254,7 +254,8 @@ class Pipeline:
     ) -> list[OutputImage | ApiError]:
         """Return what became of the same files elsewhere and of images that count less, where no better one was had.
 
-        A preview stands for an image only if that is none: one that cannot be had now may be there for a repeat.
+        A preview replaces only what turned out not to be an image. An image that cannot be had now may be there when
+        the client repeats its request.
         """
         names = {file_name(image.url) for image in tried[-self.request.n :]}
         # A link that leads to a page or a file of another kind was none to an image, so the images before it count.

@@ -118,7 +118,7 @@ class JobRegistry:
     def find_joinable(self, key: JobKey) -> Job | None:
         """Return the job that this request joins: one that no client waits for, or else what a retry may join.
 
-        Several requests that say they are retries get different jobs, as far as there are any.
+        Several requests that say they are retries get different jobs, if there are that many.
 
         Raises:
             IdempotencyKeyReused: The key belongs to a different request.
@@ -166,9 +166,9 @@ class JobRegistry:
             self.drop(superfluous)
 
     def make_room(self, size: int) -> bool:
-        """Drop results that were delivered or cost nothing until so many bytes are free. Return whether there were any.
+        """Drop results that were delivered or cost nothing until `size` bytes are free. Return whether any was dropped.
 
-        Where they would not be enough, none is dropped.
+        If all of them would not be enough, none is dropped.
         """
         dropped = False
         for job in self._retention.dispensable(size):

@@ -59,7 +59,7 @@ class Shelf:
         self._by_count, self._by_size = Ranking(), Ranking()
 
     def add(self, job: Job, size: int) -> None:
-        """Add a job that holds so many bytes."""
+        """Add a job that holds `size` bytes."""
         holding = self._holdings.setdefault(job.key.caller, Holding())
         holding.jobs[job.id] = job, size
         self._change(job.key.caller, 1, size)
@@ -140,7 +140,7 @@ class Retention:
             yield next(shelf for shelf in self._shelves if shelf.size).oldest_of_largest(by_size=True)
 
     def dispensable(self, size: int) -> Iterator[Job]:
-        """Yield jobs whose loss costs nobody an image, until so many bytes are free; none if these are not enough.
+        """Yield jobs whose loss costs nobody an image, until `size` bytes are free; none if all are not enough.
 
         The caller forgets each of them before it asks for the next.
         """

@@ -348,18 +348,13 @@ class ImageService:
                     run.interrupt()
                     raise ServiceUnavailable(_INTERRUPTED, headers={"x-should-retry": "false"}) from None
 
-    async def result(self, job_id: str, caller: Caller, spool: Spool) -> JobReader | None:
-        """Return a reader of a finished job, None while it is in progress. May be called as often as wanted.
-
-        Takes the spool over.
+    async def look(self, job_id: str, caller: Caller, spool: Spool) -> JobView:
+        """Return the state of a job. May be called as often as wanted. Takes the spool over.
 
         Raises:
             NotFound: There is no such job of that caller, or its time is over.
+            ServiceUnavailable: Redis does not answer.
         """
-        return (await self.look(job_id, caller, spool)).reader
-
-    async def look(self, job_id: str, caller: Caller, spool: Spool) -> JobView:
-        """Return the state of a job, as `result` does."""
         job = self._own_job(job_id, caller)
         if job is None:
             return await self._load_remote(job_id, caller, spool)

@@ -27,7 +27,7 @@ class TaskView:
 
 @dataclass(frozen=True, slots=True)
 class ImageTasks:
-    """Tell the states of tasks. `now` returns seconds since the epoch."""
+    """Tell the states of tasks. `now` returns seconds since 1970."""
 
     service: ImageService
     store: ImageStore

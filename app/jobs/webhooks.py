@@ -55,7 +55,7 @@ class Webhooks:
 
     Attributes:
         is_used: Whether some client may use webhooks.
-        now: Returns seconds since the epoch.
+        now: Returns seconds since 1970.
         chance: Returns a random number from 0 to 1.
         background: What is under way: looks at tasks, and attempts.
     """

@@ -46,7 +46,7 @@ class Sums:
     times: Counter[int] = field(default_factory=Counter)
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """Add one record of the ledger. All of it is read first: a record that is none changes nothing."""
+        """Add one record of the ledger. It is read completely first, so that an invalid one changes nothing."""
         is_failure, images = entry["outcome"] not in {"ok", "client_gone"}, int(entry.get("images", 0))
         has_run, cost = "images" in entry, _decimal(entry.get("cost"))
         step = round(math.log(max(entry["seconds"]["total"], 0.001)) / _STEP) if has_run else 0
@@ -145,7 +145,7 @@ class LedgerFollower:
         self._offset = 0
 
     def new_entries(self) -> Iterator[Mapping[str, Any]]:
-        """Yield the new records. Lines that are no JSON object are left out; a line without its end is read later.
+        """Yield the new records. Lines that are not JSON objects are left out; a line without its end is read later.
 
         Raises:
             OSError: The file cannot be read.

@@ -15,7 +15,7 @@ from app.protocol.values import value_class
 #: OpenRouter, and of Anthropic.
 _ID_HEADERS = ("x-request-id", "x-oneapi-request-id", "x-generation-id", "request-id")
 
-#: Characters of an upstream's id that are kept. A longer one is none.
+#: Characters of the longest id of an upstream that is kept.
 _MAX_ID = 128
 
 

@@ -35,7 +35,7 @@ _CUT_ESCAPE = (
     _BACKSLASHES + rb"(?:u(?:0(?:0[0-9A-Fa-f]?)?)?)?|%[0-9A-Fa-f]?|&(?:#(?:[0-9]{0,2}|x[0-9A-Fa-f]{0,2}))?|\r"
     rb"|\r?\n(?:d(?:a(?:t(?:a:?)?)?)?)?"
 )
-#: Fewer letters or escapes are no image. Words about base64 are passed over fast.
+#: Fewer letters or escapes are not an image, so that words about base64 are passed over quickly.
 _LETTERS_AHEAD = rb"(?:[A-Za-z0-9+/_\\%&-]{12}|[A-Za-z0-9+/_\\%&-]{0,11}+\Z)"
 
 #: What stands in front of base64 in a data URL, and in the address of some chat robots.

@@ -23,7 +23,7 @@ _PIECES = ("answer", "response", "completion")
 #: Keys that may hold the next piece of the words, or a value of their own.
 _OTHER_PIECES = ("delta", "content", "text", "data", "token", "chunk", "message", "output", "result", "value", "v")
 _MAX_DEPTH = 3
-#: Types of events whose texts are no words of the reply.
+#: Types of events whose texts are not words of the reply.
 _OTHER_EVENT = re.compile(
     r"think|reason|tool|call|audio|transcript|source|user|human|error|response\.|image_(?:generation|edit)\.",
     re.IGNORECASE,

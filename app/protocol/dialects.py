@@ -12,7 +12,7 @@ from typing import Any
 from app.protocol.sizes import Size
 from app.protocol.tiers import TIERS
 
-#: Places of a value that are no path in the body: in front of the prompt, and in a sentence after it.
+#: Places of a value that are not paths in the body: in front of the prompt, and in a sentence after it.
 PREFIX, WORDS = "prefix", "words"
 
 #: Fields of a request that a dialect may leave out.
@@ -197,7 +197,7 @@ DIALECTS: dict[str, Dialect] = {
 
 
 def _paths(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    """Yield the paths of all values that are no objects with more inside."""
+    """Yield the paths of all values except objects that have more inside."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _paths(value, f"{above}{key}.")

@@ -14,7 +14,7 @@ class ImageBody:
     """The bytes of an image, which go into a sink while they arrive."""
 
     def __init__(self, new_sink: Callable[[], ByteSink] | None) -> None:
-        """Without `new_sink` they are held."""
+        """Keep the bytes in a sink of `new_sink`, or without it in memory."""
         self._sink = None if new_sink is None else new_sink()
         self._chunks: list[bytes] = []
 

@@ -277,7 +277,7 @@ class ImagesRequest:
 
     @property
     def is_size_native(self) -> bool:
-        """Whether the image is wanted in the size in which the upstream makes it. A legacy size is none of these."""
+        """Whether the image is wanted in the size in which the upstream makes it. A legacy size is not."""
         return self.size is None or (self.size_mode is SizeMode.NATIVE and self.size.upstream_size == self.size)
 
     @property

@@ -108,7 +108,7 @@ class InlineImageSpooler:
         *,
         keeps_pieces: bool = False,
     ) -> None:
-        """Several spoolers may share `spooled` and `pieces`.
+        """Begin to filter. Several spoolers may share `spooled` and `pieces`.
 
         Args:
             new_sink: Makes what takes an image.

@@ -24,7 +24,7 @@ ADDRESS_PATTERNS = (
     (re.compile(r"\b(?:org|proj)[-_][a-z0-9]{8,}", re.IGNORECASE), "[account]"),
 )
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[。！？]")
-#: Characters: "Error." and "Bad request." are no answer to what is wrong.
+#: Characters. Shorter sentences, like "Error." and "Bad request.", do not say what is wrong.
 _LEAST_SENTENCE = 16
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 

@@ -69,7 +69,7 @@ def _find_inner_error(document: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _coded_error(node: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what an object says of a failure: its error, or a code that is none of success and a message."""
+    """Return what an object says of a failure: its error, or a message with a code other than those of success."""
     lower = {key.lower(): value for key, value in node.items()}
     if isinstance(lower.get("error"), dict):
         return {key.lower(): value for key, value in lower["error"].items()} or None

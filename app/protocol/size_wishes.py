@@ -172,7 +172,7 @@ def _check(size: Size, text: str, param: str, *, is_exact: bool) -> Size:
 
 
 def parse_ratio(text: str, param: str) -> Ratio | None:
-    """Return the ratio that a text writes, None if it is none. Raises `UserError` for one outside 1:3 to 3:1."""
+    """Return the ratio that a text writes, None if it writes none. Raises `UserError` for one outside 1:3 to 3:1."""
     match = _RATIO.fullmatch(_SHAPES.get(text.lower(), text))
     if match is None:
         return None

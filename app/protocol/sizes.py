@@ -76,7 +76,7 @@ def is_legal(size: Size) -> bool:
 
 
 def parse_pixels(text: str) -> Size | None:
-    """Return the size that a text writes in any of the usual spellings, legal or not; None if it is none."""
+    """Return the size that a text writes in any of the usual spellings, legal or not; None if it writes none."""
     match = _PIXELS.fullmatch(text)
     return None if match is None else Size(int(match[1]), int(match[2]))
 

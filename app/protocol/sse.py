@@ -9,7 +9,7 @@ from app.protocol.json_stream import StreamingJson
 
 #: The empty one begins a comment.
 _OTHER_FIELDS = {"", "id", "retry"}
-#: How the lines of Vercel's older data stream begin, which are no events: `0:"text"`, `d:{"finishReason": "stop"}`.
+#: How the lines of Vercel's older data stream begin, which are not events: `0:"text"`, `d:{"finishReason": "stop"}`.
 _DATA_STREAM = re.compile("[0-9a-k]")
 
 

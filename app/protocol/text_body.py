@@ -38,6 +38,6 @@ def join_words(pieces: Sequence[str]) -> str:
 def is_page(body: str) -> bool:
     """Return whether a body is an HTML page for people, by which servers in between say that something failed.
 
-    The links and icons of such a page are no result. A sentence in HTML has none of the parts of a page.
+    The links and icons of such a page are not a result. A sentence in HTML has none of the parts of a page.
     """
     return _PAGE.search(body, 0, _MAX_SEARCHED) is not None

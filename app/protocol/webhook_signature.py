@@ -45,7 +45,7 @@ def derive_secret(root: bytes, caller: str) -> bytes:
 
 
 def signed_headers(secret: bytes, webhook_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """Return the headers of one attempt. `timestamp`: its time, in whole seconds since the epoch."""
+    """Return the headers of one attempt. `timestamp`: its time, in whole seconds since 1970."""
     content = b".".join((webhook_id.encode(), str(timestamp).encode(), body))
     signature = pybase64.b64encode(hmac.digest(secret, content, hashlib.sha256)).decode()
     return {

@@ -64,7 +64,7 @@ class LocalWebhooks:
         return claimed
 
     def release(self, claimed: ClaimedWebhook, after: float | None) -> None:
-        """End a claim: the webhook is sent again after so many seconds, or forgotten."""
+        """End a claim: the webhook is sent again `after` seconds, or forgotten."""
         webhook = claimed.webhook
         host = self._hosts[webhook.host]
         host.free_at = claimed.claimed_at + self._timings.interval

@@ -16,7 +16,7 @@ class Webhook:
         host: The host of the address.
         server_url: How its receiver reaches this server, for links.
         attempts: How often it was sent.
-        ended_at: When the task has ended, in seconds since the epoch; 0 while it runs.
+        ended_at: When the task has ended, in seconds since 1970; 0 while it runs.
     """
 
     slot: str

@@ -74,7 +74,7 @@ class WebhookQueue:
         return claimed + [ClaimedWebhook(_load(each), float(started) / 1000, is_local=False) for each in found]
 
     async def release(self, claimed: ClaimedWebhook, *, after: float | None) -> None:
-        """End a claim: the webhook, as it is now, is sent again after so many seconds, or never."""
+        """End a claim: the webhook, as it is now, is sent again `after` seconds, or never."""
         if claimed.is_local:
             self._local.release(claimed, after)
             return

@@ -17,7 +17,7 @@ MAX_CHUNK = 64 * 1024
 
 #: Bytes that are looked at before a body is decoded.
 _HEAD_SIZE = 16
-#: Compressed data that is compressed again is decompressed so many times.
+#: How many layers of compression are removed.
 _MAX_LAYERS = 3
 
 #: Compressed bytes that may bring nothing, and how many more there may be for each byte that they do bring. Real data

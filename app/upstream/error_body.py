@@ -50,7 +50,7 @@ class UpstreamErrorBody:
         http_status: The HTTP status.
         status: The same, or the one that an error inside a 200 names.
         searchable: Every short text of the error object, to be searched for words; empty for an HTML page.
-        public_message: Without keys, addresses and stack traces, empty where there is none.
+        public_message: What the error says, without keys, addresses and stack traces; empty if it says nothing.
         named_fields: The request's fields that the error is about, by their paths, such as `messages.0.content`.
         is_api_error: It is an error object in JSON, so an API has answered.
         is_page: It is an HTML page, so no API has answered.

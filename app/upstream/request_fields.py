@@ -18,7 +18,7 @@ _CLIENTS_PART = re.compile(r"messages(?:\.[0-9]+)?\.content\b.*")
 _WANTS_TEXT = re.compile(
     r"(?:be|expected|expects) (?:an? )?(?:valid )?str(?:ing)?\b(?! (?:with|of))|string_type", re.IGNORECASE
 )
-#: Upstreams whose parts of a message are others than those that were written, whatever they hold.
+#: Upstreams that expect other parts of a message than Limner writes, whatever these hold.
 _WANTS_OTHER_PARTS = re.compile(
     r"\bfield required\b|\bunknown variant\b|inputs are not permitted|unknown (?:content|part) type"
     r"|content type .{0,40}not supported",
