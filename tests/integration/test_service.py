@@ -19,6 +19,7 @@ from openai import OpenAI
 from PIL import Image
 
 from app.errors import ImageUnavailable, RateLimited, SpoolFull, UserError
+from app.images import fetch
 from app.images.blob import Spool
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig
@@ -418,7 +419,8 @@ def test_a_request_restarts_a_job_of_this_server_whose_images_could_not_be_fetch
         assert job.needs_redelivery
         return job.id
 
-    with limner_with_model(demo, "holds+missing-image-3", keepalive_after=0, fetch_timeout=0.3) as limner:
+    monkeypatch.setattr(fetch, "RETRY_DELAYS", ())
+    with limner_with_model(demo, "holds+missing-image-1", keepalive_after=0) as limner:
         first = ListeningClient(limner, GENERATION)
         demo.state.wait_for_calls(1)
         monkeypatch.setattr(limner.service.sharing.job_table, "claim_or_join", find_after_the_end)

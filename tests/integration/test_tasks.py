@@ -14,6 +14,7 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from app.errors import ImageUnavailable
+from app.images import fetch
 from app.images.disk import DiskStore
 from app.state.timings import SharingTimings
 from tests.support.raw_http_lines import GENERATION, ListeningClient, limner_with_model, wait_for_jobs, wait_until
@@ -196,10 +197,11 @@ def test_a_failed_task_has_the_error_that_a_waiting_client_would_get(demo: Runni
 
 @pytest.mark.parametrize("path", [SUBMIT, "/v1/images/generations"], ids=["another task", "a client that waits"])
 def test_an_equal_request_brings_the_image_of_a_task_that_could_not_be_delivered(
-    path: str, demo: RunningDemo, stack: ExitStack
+    path: str, demo: RunningDemo, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was paid for. The task is completed then, too."""
-    client = run(stack, demo, "missing-image-3", fetch_timeout=0.3)
+    monkeypatch.setattr(fetch, "RETRY_DELAYS", ())
+    client = run(stack, demo, "missing-image-1")
     task = client.submit()
     failed = client.wait(task)
     assert (failed["status"], failed["error"]["code"]) == ("failed", "image_download_failed")
