@@ -154,7 +154,7 @@ class EventStream:
         return has_grown
 
     def _add_event(self, event: sse.Event) -> bool:
-        if event.data.strip(' "') == "[DONE]":
+        if event.data == sse.LAST_MARK:
             self.is_done = True
             return False
         if event.loose_data and not event.data:

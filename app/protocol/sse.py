@@ -11,6 +11,10 @@ from app.protocol.json_stream import StreamingJson
 _OTHER_FIELDS = {"", "id", "retry"}
 #: How the lines of Vercel's older data stream begin, which are not events: `0:"text"`, `d:{"finishReason": "stop"}`.
 _DATA_STREAM = re.compile("[0-9a-k]")
+#: The data of the event with which chat APIs end a stream, and its line, whose last quote may still be on its way.
+LAST_MARK = "[DONE]"
+_LAST_LINE = re.compile(rb'data:[ \t]*"?\[DONE\]"?[ \t]*', re.IGNORECASE)
+_MAX_LAST_LINE = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,8 @@ class Decoder:
     """Parser of an event stream that arrives in chunks, cut anywhere, even within a character.
 
     Its work is linear in the bytes it is fed: an unfinished line is kept as a list of chunks until its end arrives.
+    The last mark of a chat is an event as soon as it is there: some upstreams send no line break behind it, or no blank
+    line, and leave the connection open.
 
     Attributes:
         size: Bytes of everything that was read but is no data of a finished event: comments, empty lines, other fields,
@@ -84,6 +90,9 @@ class Decoder:
         if rest:
             self._line.append(rest)
             self._line_size += len(rest)
+            if self._line_size <= _MAX_LAST_LINE and _LAST_LINE.fullmatch(b"".join(self._line)):
+                size, self._line_size = self._line_size, 0
+                yield from self._read_line(self._decode_line(), size)
 
     def _decode_line(self) -> str:
         line = b"".join(self._line)
@@ -97,6 +106,8 @@ class Decoder:
         field, _, value = line.partition(":")
         if not line:
             yield from self._dispatch(size)
+        elif size <= _MAX_LAST_LINE and _LAST_LINE.fullmatch(line.encode()):
+            yield from self._end_with_mark(size)
         elif field == "data":
             if self._loose and not self._data:
                 yield self._take(0)
@@ -111,6 +122,12 @@ class Decoder:
         elif field not in _OTHER_FIELDS and (self._data or self._keeps_loose_lines):
             self._loose.append(line)
             self._data_size += size
+
+    def _end_with_mark(self, size: int) -> Iterator[Event]:
+        if self._loose:
+            yield self._take(0)
+        self.size -= size
+        yield Event(LAST_MARK)
 
     def _dispatch(self, size: int) -> Iterator[Event]:
         if self._loose:

@@ -342,6 +342,30 @@ def test_which_complete_replies_may_end_in_the_middle_of_a_word(case: OpenEnd) -
     assert reply.end_of(0) is case.end
 
 
+MARKS = [
+    b"data: [DONE]",
+    b"data: [DONE]\n",
+    b"data:[DONE]\r\n",
+    b"data: [done]\n\n",
+    b'data: "[DONE]"\n\n',
+    b'event: done\ndata:"[DONE]"',
+]
+
+
+@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("has_sink", [False, True])
+@pytest.mark.parametrize("is_bytewise", [False, True])
+def test_the_last_mark_is_seen_before_anything_follows(mark: bytes, has_sink: bool, is_bytewise: bool) -> None:
+    """A connection that stays open behind it has nothing more to say."""
+    parser = ReplyParser(MemorySink if has_sink else None)
+    states = []
+    for piece in (line("a", "stop"), *([bytes([byte]) for byte in mark] if is_bytewise else [mark])):
+        parser.feed(piece)
+        states.append(parser.is_done)
+    assert (states[0], states[-1]) == (False, True)
+    assert visible_text(parser.reply(ended=True)) == "a"
+
+
 def test_each_message_has_an_end_of_its_own() -> None:
     reply = read_reply(line("a", "length") + SECOND + DONE)
     assert [reply.end_of(index) for index in range(3)] == [TextEnd.CUT, TextEnd.WHOLE, TextEnd.WHOLE]

@@ -47,7 +47,14 @@ CASES = [
     Case("a line of a data stream inside an event", b'data: a\n0:"x"\n\n', [Event("a", loose_data='a\n0:"x"')]),
     Case("an event without its blank line", b"data: a\n", [Event("a")]),
     Case("an event without its line end", b"data: a", [Event("a")]),
-]
+    Case("the last mark", b"data: [DONE]\n\n", [Event("[DONE]")]),
+    Case("the last mark without a blank line", b"data: a\n\ndata: [DONE]\ndata: b\n\n", [Event("a"), Event("[DONE]"), Event("b")]),
+    Case("the last mark behind an event without its blank line", b"data: a\ndata: [DONE]\n\n", [Event("a"), Event("[DONE]")]),
+    Case("the last mark in quotes", b'data:"[DONE]"\r\n\r\n', [Event("[DONE]")]),
+    Case("the last mark in small letters, with a tab", b"data:\t[done]\n\n", [Event("[DONE]")]),
+    Case("the last mark with a name", b"event: done\ndata: [DONE]\n\ndata: a\n\n", [Event("[DONE]"), Event("a")]),
+    Case("the words of the last mark", b"data: [DONE\n\ndata: say [DONE]\n\n", [Event("[DONE"), Event("say [DONE]")]),
+]  # fmt: skip
 
 
 def read(body: bytes, cuts: list[int]) -> list[Event]:
@@ -84,6 +91,17 @@ def test_lines_of_no_field_are_kept_where_they_are_wanted(case: Case) -> None:
         pieces = [case.body[at : at + size] for at in range(0, len(case.body), size)]
         events = [event for piece in pieces for event in decoder.feed(piece)]
         assert events + decoder.end() == case.events
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r", b"\r\n"])
+@pytest.mark.parametrize("mark", [b"data: [DONE]", b"data:[DONE]", b'data:  "[DONE]'])
+def test_the_last_mark_needs_no_end_of_its_line(mark: bytes, end: bytes) -> None:
+    """Else a server that leaves the connection open would be waited for."""
+    decoder = Decoder()
+    events = [event for byte in b"data: a\n\n" + mark for event in decoder.feed(bytes([byte]))]
+    assert events == [Event("a"), Event("[DONE]")]
+    assert (decoder.size, decoder.pending) == (0, 0)
+    assert [*decoder.feed(end), *decoder.end()] == []
 
 
 def test_lines_of_no_field_are_counted_until_they_are_an_event() -> None:
