@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
 from app.config.spellings import find_copied_mark, lower_case, parse_seconds, split_list, strip_spaces
-from app.images.input_limits import InputLimits
+from app.images.input_limits import NO_LIMITS, InputLimits
 from app.images.signer import is_available
 from app.images.ssrf import AllowRule, parse_allow, parse_host
 from app.images.stores import check_store_url
@@ -265,7 +265,7 @@ def _parse_input_limits(value: object) -> object:
     if not isinstance(value, str):
         return value
     if value.strip().lower() == "never":
-        return InputLimits(None, None)
+        return NO_LIMITS
     size, _, edge = (part.strip() for part in value.partition(","))
     try:
         limits = InputLimits(TypeAdapter(ByteSize).validate_python(size), int(edge))

@@ -44,7 +44,7 @@ from app.config.prices import PriceSetting
 from app.config.sources import ORIGINS, ConfigFileSource, FileSecretsSource, Origin, dot_env_source, origin_of
 from app.config.upstreams import UpstreamEntry, UpstreamList, list_models
 from app.config.validation import names_of, with_locations
-from app.images.input_limits import InputLimits
+from app.images.input_limits import DEFAULT_LIMITS
 from app.protocol.size_fit import SizeMode
 from app.upstream.spec import DEFAULT_MODEL
 
@@ -221,7 +221,7 @@ class Settings(BaseSettings):
         description="A time-stamp authority (RFC 3161) that confirms when an image was signed. Unset: none is asked.",
     )
     shrink_inputs: ShrinkLimits = Field(
-        InputLimits(20 * 2**20, 4096),
+        DEFAULT_LIMITS,
         description="Input images over this size, or with an edge of more pixels, are made smaller, since upstreams "
         "drop them: `20MiB,4096`, or `never`.",
     )

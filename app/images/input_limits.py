@@ -23,6 +23,11 @@ class InputLimits(NamedTuple):
         return self.max_bytes is None or file.size <= self.max_bytes
 
 
+#: Upstreams drop images of more bytes, or with an edge of more pixels.
+DEFAULT_LIMITS = InputLimits(20 * 2**20, 4096)
+NO_LIMITS = InputLimits(None, None)
+
+
 def fit(size: _Size, box: _Size | None) -> _Size:
     """Return the largest size of the same shape that fits into `box` and is not larger than `size`."""
     if box is None:

@@ -12,6 +12,7 @@ from app.errors import ApiError, ImageUnavailable, UserError
 from app.images.blob import Blob
 from app.images.decoder_jobs import DecoderJob, DecoderJobs
 from app.images.decoder_pool import DecoderPool
+from app.images.input_limits import DEFAULT_LIMITS, NO_LIMITS, InputLimits
 from app.images.memory_budget import MemoryBudget
 from app.protocol.size_fit import SizeMode
 
@@ -25,10 +26,6 @@ MEMORY = 2**30
 
 #: Decoders that work at once: one for each processor, but always one for results beside one for inputs.
 DECODERS = max(2, min(4, os.cpu_count() or 2))
-
-#: The default limits of input images, in bytes and in pixels of an edge. Upstreams reject larger ones.
-MAX_INPUT_BYTES = 20 * 1024 * 1024
-MAX_INPUT_EDGE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +102,7 @@ class Transcoder:
         *,
         caller: str = "",
         index: int = 0,
-        max_bytes: int | None = MAX_INPUT_BYTES,
-        max_edge: int | None = MAX_INPUT_EDGE,
+        limits: InputLimits = DEFAULT_LIMITS,
         size: _Size | None = None,
     ) -> PreparedInput:
         """Make an input image upright, within the limits, and a PNG, JPEG or WebP with 8 bits per channel.
@@ -118,17 +114,16 @@ class Transcoder:
             blob: The input image.
             caller: Who has sent it.
             index: Its position among the input images, from 0, for error messages.
-            max_bytes: The limit of the file, if any.
-            max_edge: The limit of width and height in pixels, if any.
+            limits: Above these, the image is made smaller.
             size: The exact size, for a mask, which must match its image. The limits do not apply then.
 
         Raises:
             UserError: The image cannot be read.
         """
-        limits = (max_bytes, max_edge) if size is None else (None, None)
+        within = tuple(limits if size is None else NO_LIMITS)
         too_complex = _too_complex_input(f"Image {index + 1}", "invalid_image_file")
         reply, made = await self._jobs.run(
-            DecoderJob("prepare", (index, limits, size), [blob], caller, False, too_complex)
+            DecoderJob("prepare", (index, within, size), [blob], caller, False, too_complex)
         )
         width, height = reply["pixels"]
         return PreparedInput(blob if made is None else made, (width, height), reply["shrunk"])

@@ -264,15 +264,13 @@ class JobIO:
 
     async def prepare(self, image: ByteSink, index: int, *, size_of: ByteSink | None = None) -> ByteSink:
         """Return the input image as upstreams accept it. Raises `UserError`."""
-        limits = self.backends.input_limits
         with self._step("prepare"):
             prepared = await self.backends.transcoder.prepare(
                 _blob(image),
                 caller=self.job.key.caller,
                 index=index,
                 size=None if size_of is None else _pixels(size_of),
-                max_bytes=limits.max_bytes,
-                max_edge=limits.max_edge,
+                limits=self.backends.input_limits,
             )
         if prepared.shrunk is not None:
             self._run.telemetry.shrunk.append(prepared.shrunk)

@@ -57,7 +57,6 @@ class JobRegistry:
         max_retained_bytes: int,
         delivered_ttl: float = 60.0,
         now: Callable[[], float] = time.monotonic,
-        on_drop: Callable[[Job], None] = lambda _: None,
     ) -> None:
         """Keep results for a time in seconds.
 
@@ -68,11 +67,11 @@ class JobRegistry:
             max_retained_bytes: Bytes of their images at most.
             delivered_ttl: For delivered results, which only requests get that say they are retries.
             now: The clock.
-            on_drop: Called with each job that is dropped.
         """
         self._ttl, self._key_ttl, self._delivered_ttl = ttl, key_ttl, min(ttl, delivered_ttl)
         self._now = now
-        self.on_drop = on_drop
+        #: Called with each job that is dropped.
+        self.on_drop: Callable[[Job], None] = lambda _: None
         self._by_id: dict[str, Job] = {}
         self._joinable: dict[tuple[tuple[str, str], Joining], OrderedDict[str, Job]] = {}
         self._joining: dict[str, Joining] = {}

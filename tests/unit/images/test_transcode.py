@@ -18,6 +18,7 @@ from app.errors import ApiError, ImageUnavailable, ServiceUnavailable, SpoolFull
 from app.images import decoder_pool
 from app.images.blob import Blob
 from app.images.decoder_pool import DecoderPool
+from app.images.input_limits import InputLimits
 from app.images.transcode import PreparedInput, Transcoder
 from tests.support.decoders import decoders_of, measured_memory, template_of, until
 from tests.support.image_bombs import jpeg_with_scans, rotated_palette_png, tiff_with_tile, transparent_palette_png
@@ -84,12 +85,12 @@ def test_an_input_that_upstreams_accept_is_the_same_blob(shared: Transcoder) -> 
 
 
 def test_an_input_is_made_smaller(shared: Transcoder) -> None:
-    prepared = run(shared.prepare(as_blob(PNG), index=1, max_edge=12))
+    prepared = run(shared.prepare(as_blob(PNG), index=1, limits=InputLimits(None, 12)))
     assert (as_image(prepared.blob).size, prepared.size, prepared.shrunk) == ((12, 8), (12, 8), "image[1] 24x16->12x8")
 
 
 def test_a_mask_gets_the_exact_size_of_its_image(shared: Transcoder) -> None:
-    assert run(shared.prepare(as_blob(MASK), size=(10, 9), max_edge=5, max_bytes=1)).size == (10, 9)
+    assert run(shared.prepare(as_blob(MASK), size=(10, 9), limits=InputLimits(1, 5))).size == (10, 9)
 
 
 def test_masks_are_checked_and_applied(shared: Transcoder) -> None:
@@ -290,7 +291,7 @@ def test_eight_heavy_edits_do_not_delay_the_result_of_another_caller(own: Transc
     heavy = as_blob(rotated_palette_png(8192))
 
     async def scenario() -> None:
-        edits = [asyncio.create_task(own.prepare(heavy, caller="a", max_edge=100)) for _ in range(8)]
+        edits = [asyncio.create_task(own.prepare(heavy, caller="a", limits=InputLimits(None, 100))) for _ in range(8)]
         await until(lambda: own.budget.running == 1)
         result = await own.convert(as_blob(PNG), caller="b", image_format="jpeg")
         assert as_image(result).format == "JPEG"
