@@ -168,7 +168,7 @@ class KeyLimits:
         for window in windows:
             if window.remaining < window.cost:
                 # The library reports when a limit has room for one more. A limit lower by `cost - 1` has room for one
-                # more when the real one has room for the whole cost. Counters in memory only know the time for one.
+                # more when the real one has room for the whole cost.
                 lowered = replace(window, rate=Rate(window.rate.amount - window.cost + 1, window.rate.period))
                 waits.append(((await self._read_window(counters, lowered)).resets_in, window))
         wait, window = max(waits, key=lambda each: each[0])

@@ -49,6 +49,13 @@ _WRITE_SECONDS = 20.0
 _LAST_SECONDS = 10.0
 
 
+#: What is tried again, and how it ends where no time is left.
+_FINAL_OUTCOMES = {
+    WebhookOutcome.FAILED: WebhookOutcome.GIVEN_UP,
+    WebhookOutcome.UNSIGNED: WebhookOutcome.UNSIGNED,
+}
+
+
 @dataclass(slots=True, eq=False)
 class Webhooks:
     """Keep the webhooks of requests, and send those whose task has ended.
@@ -112,7 +119,7 @@ class Webhooks:
                 ready.cancel()
 
     async def take_turn(self) -> None:
-        """Begin to send what is due, one webhook for each host, and to look at tasks whose replica may have died."""
+        """Begin to send what is due, one webhook of each queue, and to look at tasks whose replica may have died."""
         self._is_ready.clear()
         WEBHOOKS_PENDING.set(await self.queue.size())
         for webhook in await self.queue.overdue(_MAX_LOOKS):
@@ -134,18 +141,19 @@ class Webhooks:
         webhook = replace(claimed.webhook, attempts=claimed.webhook.attempts + 1)
         attempt = await self._attempt(webhook)
         after = None
-        if attempt.outcome is WebhookOutcome.FAILED:
+        if attempt.outcome in _FINAL_OUTCOMES:
             since_end = self.now() - webhook.ended_at
             after = seconds_until_retry(webhook.attempts, since_end, attempt.retry_after, self.chance())
-            if after is None:
-                attempt = replace(attempt, outcome=WebhookOutcome.GIVEN_UP)
+            outcome = _FINAL_OUTCOMES[attempt.outcome] if after is None else WebhookOutcome.FAILED
+            attempt = replace(attempt, outcome=outcome)
         self._record(webhook, attempt, after)
         await self.queue.release(replace(claimed, webhook=webhook), after=after)
 
     async def _attempt(self, webhook: Webhook) -> WebhookAttempt:
         secret = self.secrets.find(webhook.caller)
         if secret is None:
-            return WebhookAttempt(WebhookOutcome.UNSIGNED, "its client key is not known any more")
+            # Another server may have a newer file of keys, or this one will have it in a while.
+            return WebhookAttempt(WebhookOutcome.UNSIGNED, "its client key is not known here")
         try:
             async with asyncio.timeout(_WRITE_SECONDS):
                 task = await self.tasks.look_for_webhook(webhook.job, _caller_of(webhook), webhook.server_url)

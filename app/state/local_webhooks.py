@@ -7,8 +7,8 @@ from app.state.webhook import ClaimedWebhook, Webhook, WebhookTimings
 
 
 @dataclass(slots=True)
-class _Host:
-    """The webhooks to send to one host, by their slots, with the time of the next attempt; nothing before `free_at`."""
+class _Queue:
+    """The webhooks of a queue, by their slots, with the time of the next attempt; nothing is sent before `free_at`."""
 
     due: dict[str, float] = field(default_factory=dict)
     free_at: float = 0.0
@@ -22,7 +22,7 @@ class LocalWebhooks:
         self._now = now
         self._records: dict[str, Webhook] = {}
         self._waiting: dict[str, float] = {}
-        self._hosts: dict[str, _Host] = {}
+        self._queues: dict[str, _Queue] = {}
 
     @property
     def size(self) -> int:
@@ -41,7 +41,7 @@ class LocalWebhooks:
         """Note that the task has ended. Returns whether the webhook is kept here."""
         if self._waiting.pop(webhook.slot, None) is not None:
             self._records[webhook.slot] = webhook
-            self._hosts.setdefault(webhook.host, _Host()).due[webhook.slot] = self._now()
+            self._queues.setdefault(webhook.queue, _Queue()).due[webhook.slot] = self._now()
         return webhook.slot in self._records
 
     def overdue(self, most: int) -> list[Webhook]:
@@ -52,27 +52,30 @@ class LocalWebhooks:
         return [self._records[slot] for slot in slots]
 
     def claim(self, most: int) -> list[ClaimedWebhook]:
-        """Return the next webhook of each of some hosts."""
+        """Return the next webhook of each of some queues."""
         now, claimed = self._now(), list[ClaimedWebhook]()
-        for name, host in list(self._hosts.items()):
-            if not host.due and host.free_at <= now:
-                del self._hosts[name]
-            slot = min(host.due, key=lambda each: host.due[each], default=None)
-            if slot is not None and max(host.due[slot], host.free_at) <= now and len(claimed) < most:
-                host.due[slot] = host.free_at = now + self._timings.lease
+        for name, queue in list(self._queues.items()):
+            if not queue.due and queue.free_at <= now:
+                del self._queues[name]
+            slot = min(queue.due, key=lambda each: queue.due[each], default=None)
+            if slot is not None and max(queue.due[slot], queue.free_at) <= now and len(claimed) < most:
+                queue.due[slot] = queue.free_at = now + self._timings.lease
                 claimed.append(ClaimedWebhook(self._records[slot], now, is_local=True))
         return claimed
 
     def release(self, claimed: ClaimedWebhook, after: float | None) -> None:
         """End a claim: the webhook is sent again `after` seconds, or forgotten."""
         webhook = claimed.webhook
-        host = self._hosts[webhook.host]
-        host.free_at = claimed.claimed_at + self._timings.interval
+        queue = self._queues[webhook.queue]
+        queue.free_at = claimed.claimed_at + self._timings.interval
+        if webhook.slot not in self._records:
+            # Its lease had ended, and it was sent twice.
+            return
         if after is None:
-            del self._records[webhook.slot], host.due[webhook.slot]
+            del self._records[webhook.slot], queue.due[webhook.slot]
         else:
             self._records[webhook.slot] = webhook
-            host.due[webhook.slot] = self._now() + after
+            queue.due[webhook.slot] = self._now() + after
 
     def forget(self, slot: str) -> None:
         """Drop a webhook of a task that is not known any more."""

@@ -5,13 +5,13 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import cached_property
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from app.errors import ApiError, ServiceUnavailable
 from app.observability.logging import log
 from app.observability.metrics import STATE_ERRORS
+from app.state.local_counters import LocalCounters
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -31,7 +31,7 @@ _MAX_CONNECTIONS, _CONNECTION_WAIT = 16, 10.0
 
 
 class Counters(Protocol):
-    """What is used of the storages of `limits`, in memory and in Redis: windows for limits, and plain numbers."""
+    """What is used of the storage of `limits` in Redis, and done alike in memory: windows for limits, plain numbers."""
 
     async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool: ...
     async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]: ...
@@ -54,14 +54,8 @@ class SharedState:
         self._connection_errors: tuple[type[Exception], ...] = (OSError,)
         self._redis = None if url == "memory:" else self._connect(url)
         self._redis_counters = None if self._redis is None else _open_counters(self._redis)
+        self._local_counters: Counters = LocalCounters()
         self._scripts: dict[str, AsyncScript] = {}
-
-    @cached_property
-    def _local_counters(self) -> Counters:
-        # Imported here: most servers count nothing, and should not pay for 55 modules.
-        from limits.aio.storage import MemoryStorage  # noqa: PLC0415
-
-        return MemoryStorage()
 
     @property
     def is_shared(self) -> bool:

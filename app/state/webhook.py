@@ -29,6 +29,11 @@ class Webhook:
     attempts: int = 0
     ended_at: float = 0.0
 
+    @property
+    def queue(self) -> str:
+        """The queue in which it waits: that of its caller for this host, which others may use as well."""
+        return f"{self.host}/{self.caller}"
+
 
 def slot_of(job_id: str, url: str) -> str:
     """Return the slot for the webhook of a job with this address."""
@@ -51,7 +56,7 @@ class WebhookTimings:
     Attributes:
         look_after: Between two looks at a task that runs.
         lease: For which a replica may send a webhook, longer than an attempt takes.
-        interval: Between two webhooks to one host.
+        interval: Between two webhooks of one caller to one host.
     """
 
     look_after: float = 15.0

@@ -1,43 +1,43 @@
 -- Webhooks that have not been delivered yet, for all replicas. Each call runs atomically.
 -- KEYS: records, a hash with the JSON of each webhook by its slot; waiting, a sorted set of the slots whose task runs, by
---   the time of the next look at it; hosts, a sorted set of the hosts that something is to be sent to, by the time of it.
--- Each host has a sorted set of its own with the slots to send, by the time of the next attempt.
+--   the time of the next look at it; queues, a sorted set of the queues that hold something to send, by the time of it.
+-- Each queue, that of a caller for a host, is a sorted set of the slots to send, by the time of the next attempt.
 -- ARGV: command, its arguments as JSON, the JSON of a webhook.
 -- Times are milliseconds of the clock of Redis.
 
-local records, waiting, hosts = KEYS[1], KEYS[2], KEYS[3]
+local records, waiting, queues = KEYS[1], KEYS[2], KEYS[3]
 local args, record = cjson.decode(ARGV[2]), ARGV[3]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local function queue_of(host) return args.prefix .. 'host:' .. host end
-local function pause_of(host) return args.prefix .. 'pause:' .. host end
+local function key_of(queue) return args.prefix .. 'queue:' .. queue end
+local function pause_of(queue) return args.prefix .. 'pause:' .. queue end
 
--- Until when nothing is sent to a host: one webhook is on its way there, or was sent less than a second ago.
-local function pause(host, till)
+-- Until when nothing of a queue is sent: one webhook is on its way, or was sent less than a second ago.
+local function pause(queue, till)
   if till > now then
-    redis.call('SET', pause_of(host), till, 'PX', till - now)
+    redis.call('SET', pause_of(queue), till, 'PX', till - now)
   else
-    redis.call('DEL', pause_of(host))
+    redis.call('DEL', pause_of(queue))
   end
 end
 
--- Order a host among the others, by the time at which something may be sent to it.
-local function index(host)
-  local due = redis.call('ZRANGE', queue_of(host), 0, 0, 'WITHSCORES')[2]
-  if not due then return redis.call('ZREM', hosts, host) end
-  redis.call('ZADD', hosts, math.max(due, redis.call('GET', pause_of(host)) or 0), host)
+-- Order a queue among the others, by the time at which something of it may be sent.
+local function index(queue)
+  local due = redis.call('ZRANGE', key_of(queue), 0, 0, 'WITHSCORES')[2]
+  if not due then return redis.call('ZREM', queues, queue) end
+  redis.call('ZADD', queues, math.max(due, redis.call('GET', pause_of(queue)) or 0), queue)
 end
 
 -- Nothing outlives its use: everything is forgotten when it was not touched for so long.
 local function keep()
-  for _, key in ipairs({records, waiting, hosts}) do redis.call('PEXPIRE', key, args.ttl) end
+  for _, key in ipairs({records, waiting, queues}) do redis.call('PEXPIRE', key, args.ttl) end
 end
 
-local function enqueue(host, slot, due)
-  redis.call('ZADD', queue_of(host), due, slot)
-  redis.call('PEXPIRE', queue_of(host), args.ttl)
-  index(host)
+local function enqueue(queue, slot, due)
+  redis.call('ZADD', key_of(queue), due, slot)
+  redis.call('PEXPIRE', key_of(queue), args.ttl)
+  index(queue)
 end
 
 local commands = {}
@@ -56,7 +56,7 @@ function commands.ready()
   local was_waiting = redis.call('ZREM', waiting, args.slot) == 1
   if (is_known and not was_waiting) or (not is_known and not args.restore) then return {0} end
   redis.call('HSET', records, args.slot, record)
-  enqueue(args.host, args.slot, now)
+  enqueue(args.queue, args.slot, now)
   keep()
   return {1}
 end
@@ -76,20 +76,20 @@ function commands.overdue()
   return found
 end
 
--- The next webhook of each of some hosts. Until it is released, or its lease ends, nothing is sent to this host.
+-- The next webhook of each of some queues. Until it is released, or its lease ends, nothing else of its queue is sent.
 function commands.claim()
   local found = {string.format('%d', now)}
-  for _, host in ipairs(redis.call('ZRANGEBYSCORE', hosts, '-inf', now, 'LIMIT', 0, args.most)) do
-    local slot = redis.call('ZRANGE', queue_of(host), 0, 0)[1]
+  for _, queue in ipairs(redis.call('ZRANGEBYSCORE', queues, '-inf', now, 'LIMIT', 0, args.most)) do
+    local slot = redis.call('ZRANGE', key_of(queue), 0, 0)[1]
     local known = slot and redis.call('HGET', records, slot)
     if known then
-      redis.call('ZADD', queue_of(host), now + args.lease, slot)
-      pause(host, now + args.lease)
+      redis.call('ZADD', key_of(queue), now + args.lease, slot)
+      pause(queue, now + args.lease)
       table.insert(found, known)
     elseif slot then
-      redis.call('ZREM', queue_of(host), slot)
+      redis.call('ZREM', key_of(queue), slot)
     end
-    index(host)
+    index(queue)
   end
   return found
 end
@@ -98,13 +98,13 @@ end
 function commands.release()
   if record == '' then
     redis.call('HDEL', records, args.slot)
-    redis.call('ZREM', queue_of(args.host), args.slot)
+    redis.call('ZREM', key_of(args.queue), args.slot)
   elseif redis.call('HEXISTS', records, args.slot) == 1 then
     redis.call('HSET', records, args.slot, record)
-    enqueue(args.host, args.slot, now + args.after)
+    enqueue(args.queue, args.slot, now + args.after)
   end
-  pause(args.host, args.claimed_at + args.interval)
-  index(args.host)
+  pause(args.queue, args.claimed_at + args.interval)
+  index(args.queue)
   keep()
   return {1}
 end

@@ -1,8 +1,9 @@
 """Webhooks that have not been delivered yet: in Redis for all replicas, or in this process.
 
-A webhook waits while its task runs. Then it stands in the queue of its host, from which one is sent at a time, and at
-most one each second: no host's queue delays another's. Who takes one holds it by a lease, so that another replica sends
-it if this one dies. The rules for Redis are in webhook_queue.lua, because each step must be atomic.
+A webhook waits while its task runs. Then it stands in the queue of its caller for its host, from which one is sent at a
+time, and at most one each second: no host and no caller delays the webhooks of another. Who takes one holds it by a
+lease, so that another replica sends it if this one dies. The rules for Redis are in webhook_queue.lua, because each
+step must be atomic.
 """
 
 import time
@@ -17,7 +18,7 @@ from app.state.shared_state import SharedState
 from app.state.webhook import ClaimedWebhook, Webhook, WebhookTimings
 
 _PREFIX = "limner:webhooks:"
-_KEYS = [_PREFIX + part for part in ("records", "waiting", "hosts")]
+_KEYS = [_PREFIX + part for part in ("records", "waiting", "queues")]
 
 #: Seconds after which everything is forgotten that nobody has touched: longer than a webhook is sent again.
 _TTL = 2 * 86_400
@@ -54,7 +55,7 @@ class WebhookQueue:
 
     async def ready(self, webhook: Webhook, *, restore: bool = False) -> None:
         """Note that the task has ended. `restore`: keep the webhook again if Redis has lost it."""
-        args = {"slot": webhook.slot, "host": webhook.host, "restore": restore}
+        args = {"slot": webhook.slot, "queue": webhook.queue, "restore": restore}
         is_local = self._local.ready(webhook)
         if not is_local and await self._call("ready", _dump(webhook), **args) is None and restore:
             self._local.add(webhook)
@@ -65,7 +66,7 @@ class WebhookQueue:
         return self._local.overdue(most) + [_load(each) for each in await self._call("overdue", most=most) or ()]
 
     async def claim(self, most: int) -> list[ClaimedWebhook]:
-        """Return the next webhook of each of some hosts, to be sent at once and released then."""
+        """Return the next webhook of each of some queues, to be sent at once and released then."""
         claimed = self._local.claim(most)
         reply = await self._call("claim", most=most - len(claimed)) if len(claimed) < most else None
         if reply is None:
@@ -82,7 +83,7 @@ class WebhookQueue:
             "release",
             b"" if after is None else _dump(claimed.webhook),
             slot=claimed.webhook.slot,
-            host=claimed.webhook.host,
+            queue=claimed.webhook.queue,
             after=_milliseconds(after or 0),
             claimed_at=_milliseconds(claimed.claimed_at),
         )

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import re
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ from typing import Any
 
 import httpx
 import pytest
-from limits.aio.storage import MemoryStorage
 from redis import Redis
 
 from app.access.auth import Caller
@@ -23,6 +23,7 @@ from app.errors import ApiError, InvalidRequest, RateLimited
 from app.protocol.image_request import ImagesRequest
 from app.protocol.parameters import Operation
 from app.protocol.sizes import Size
+from app.state.local_counters import LocalCounters
 from app.state.shared_state import SharedState
 from tests.support.processes import LimnerProcess, run_process
 from tests.support.redis import RedisServer, run_redis
@@ -154,7 +155,7 @@ def test_a_limit_exhausted_between_reading_and_charging_is_a_refusal(monkeypatch
     async def refuse(*_: object) -> bool:
         return False
 
-    monkeypatch.setattr(MemoryStorage, "acquire_entry", refuse)
+    monkeypatch.setattr(LocalCounters, "acquire_entry", refuse)
     refused = asyncio.run(Meter().charge(caller('images = ["4/minute"]')))
     assert isinstance(refused, RateLimited)
     assert "Limit 4, Used 4, Requested 1" in refused.message
@@ -171,7 +172,7 @@ def test_images_charged_to_a_budget_that_another_replica_exhausted_are_given_bac
                 return 0
 
             await meter.charge(caller("monthly_images = 3"), 2)
-            patched.setattr(MemoryStorage, "get", read_nothing)
+            patched.setattr(LocalCounters, "get", read_nothing)
             assert isinstance(await meter.charge(caller("monthly_images = 3"), 2), RateLimited)
         assert await meter.charge(caller("monthly_images = 3"), 1) == {}
 
@@ -214,6 +215,18 @@ def test_a_refused_request_is_not_charged_to_any_limit(case: Refusal) -> None:
             assert {name: refused.headers[f"x-ratelimit-{name}"] for name in case.headers} == case.headers
         if case.left:
             assert isinstance(await meter.charge(caller(case.lines.replace("1/minute", "2/minute")), case.left), dict)
+
+    asyncio.run(check())
+
+
+def test_a_clock_that_is_set_back_keeps_no_key_at_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check() -> None:
+        meter, alice, right_time = Meter(), caller('images = ["1/minute"]'), time.time
+        assert isinstance(await meter.charge(alice), dict)
+        monkeypatch.setattr(time, "time", lambda: right_time() - 3600)
+        refused = await meter.charge(alice)
+        assert isinstance(refused, RateLimited)
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
 
     asyncio.run(check())
 

@@ -75,9 +75,9 @@ def queues(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         yield Queues(redis, server.url)
 
 
-def webhook(job: str = "req_1", host: str = "shop.example") -> Webhook:
+def webhook(job: str = "req_1", host: str = "shop.example", caller: str = "caller") -> Webhook:
     url = f"https://{host}/hooks"
-    return Webhook(slot_of(job, url), f"msg_{job}", job, "caller", url, host, "https://limner.example")
+    return Webhook(slot_of(job, url), f"msg_{job}", job, caller, url, host, "https://limner.example")
 
 
 def run(queues: Queues, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -187,6 +187,39 @@ def test_a_host_that_does_not_answer_delays_no_other(queues: Queues) -> None:
     run(queues, work)
 
 
+def test_a_caller_with_many_webhooks_to_a_host_delays_no_other_caller_of_the_host(queues: Queues) -> None:
+    async def work() -> None:
+        queue = queues.open()
+        for number in range(50):
+            await queue.add(webhook(f"req_{number}", caller="greedy"))
+            await queue.ready(webhook(f"req_{number}", caller="greedy"))
+        queues.advance(1)
+        assert len(await ids(queue)) == 1
+        await queue.add(webhook("req_other", caller="other"))
+        await queue.ready(webhook("req_other", caller="other"))
+        assert await ids(queue) == ["msg_req_other"]
+
+    run(queues, work)
+
+
+def test_of_two_that_have_sent_a_webhook_the_later_one_changes_nothing(queues: Queues) -> None:
+    async def work() -> None:
+        queue = queues.open()
+        await queue.add(webhook())
+        await queue.ready(webhook())
+        (paused,) = await queue.claim(10)
+        queues.advance(46)
+        (other,) = await queue.claim(10)
+        await queue.release(other, after=None)
+        await queue.release(paused, after=None)
+        await queue.release(paused, after=5)
+        queues.advance(100)
+        assert await queue.claim(10) == []
+        assert await queue.size() == 0
+
+    run(queues, work)
+
+
 def test_a_webhook_that_failed_comes_back_in_time_and_behind_newer_ones(queues: Queues) -> None:
     async def work() -> None:
         queue = queues.open()
@@ -273,7 +306,7 @@ def test_half_lost_data_are_no_obstacle(shared: Queues) -> None:
         assert await queue.overdue(10) == []
         assert await ids(queue) == []
         assert await ids(queue) == []
-        assert not shared.redis.exists("limner:webhooks:hosts", "limner:webhooks:waiting")
+        assert not shared.redis.exists("limner:webhooks:queues", "limner:webhooks:waiting")
 
     run(shared, work)
 

@@ -486,7 +486,7 @@ def test_a_host_gets_one_webhook_a_second(demo: RunningDemo, stack: ExitStack, m
 def hurry_up(redis: Redis) -> None:
     """Let all times of webhooks be over, and stop the heartbeats of all jobs."""
     for name in redis.scan_iter("limner:webhooks:*"):
-        if name in {b"limner:webhooks:waiting", b"limner:webhooks:hosts"} or b":host:" in name:
+        if name in {b"limner:webhooks:waiting", b"limner:webhooks:queues"} or b":queue:" in name:
             members: Any = redis.zrange(name, 0, -1)
             redis.zadd(name, dict.fromkeys(members, 0))
         elif b":pause:" in name:

@@ -193,7 +193,6 @@ ENDS = [
     End("the receiver wants no more of them", "gone", lambda: World(answers=[GONE]), 1),
     End("nobody knows the task any more", "expired", lambda: World(task=NotFound("no")), 0),
     End("nobody knows the task when it is looked at", "expired", lambda: World(ended=NotFound("no")), 0),
-    End("nobody knows the key any more", "unsigned", lambda: World(secret=None), 0),
 ]
 
 
@@ -210,6 +209,26 @@ def test_a_webhook_that_cannot_be_sent_any_more_ends_and_this_is_logged(case: En
 
     (line,) = run(work)
     assert (line["outcome"], len(world.sent)) == (case.outcome, case.sends)
+
+
+def test_a_client_key_that_a_server_does_not_know_yet_is_waited_for_and_one_that_stays_unknown_is_not() -> None:
+    for is_known_later in (True, False):
+        world = World(secret=None)
+
+        async def work(world: World = world, is_known_later: bool = is_known_later) -> None:
+            world.open()
+            await world.register()
+            await world.turn()
+            world.secret = b"0123456789abcdef01234567" if is_known_later else None
+            await world.turn(6)
+            for _ in range(15):
+                await world.turn(15_000)
+            assert world.webhooks.queue.local_size == 0
+
+        lines = run(work)
+        assert (lines[0]["outcome"], lines[0]["reason"]) == ("failed", "its client key is not known here")
+        assert lines[-1]["outcome"] == ("delivered" if is_known_later else "unsigned")
+        assert len(world.sent) == is_known_later
 
 
 @pytest.mark.parametrize(
