@@ -286,8 +286,9 @@ ERROR_TEXTS = (
         "upstream_broken",
         (UpstreamInvalidReply, UpstreamNeedsOperator),
         "The upstream's reply cannot be parsed, ended early, has more than 4 MiB beside its images or more than four "
-        "times `LIMNER_MAX_IMAGE_BYTES` with them, or is a redirect.",
-        "Operator: see `detail` in the log; `limner explain` reads the raw reply.",
+        "times `LIMNER_MAX_IMAGE_BYTES` with them, is a web page, or is a redirect.",
+        "Operator: see `detail` in the log; `limner explain` reads the raw reply. After a web page or a redirect, look "
+        "at `LIMNER_UPSTREAM_BASE_URL`, which ends in `/v1` at most upstreams.",
         costs="maybe; a redirect does not",
     ),
     ErrorText(

@@ -29,6 +29,7 @@ from app.images.stores import open_store
 from app.main import create_app
 from app.protocol.image_format import ImageInfo
 from app.protocol.inline_images import placeholder_png
+from app.protocol.text_body import is_page
 from app.services.images import build_store_config, signing_key
 from app.services.upstreams import build_spec
 from app.state.shared_state import SharedState
@@ -263,8 +264,11 @@ async def check_tls(settings: Settings) -> str:
             _, writer = await asyncio.open_connection(url.host, url.port or 443)
             started_at = time.perf_counter()
             await writer.start_tls(ssl.create_default_context(cafile=spec.tls_ca), server_hostname=url.host)
-    except (TimeoutError, OSError) as error:
+    except ssl.SSLCertVerificationError as error:
         raise CheckFailed(f"no TLS with {url.host}: {error}") from None
+    except (TimeoutError, OSError) as error:
+        plain = f"If it speaks plain http, see {settings.location_of(entry, 'base_url')}"
+        raise CheckFailed(_join(f"no TLS with {url.host}: {str(error) or type(error).__name__}", plain)) from None
     handshake = (time.perf_counter() - started_at) * 1000
     version = writer.get_extra_info("ssl_object").version()
     writer.close()
@@ -291,15 +295,24 @@ async def check_key(settings: Settings) -> str:
         raise CheckFailed(f"no answer to GET /models: {type(error).__name__}") from None
     if not response.is_success:
         return describe_refusal(response, spec)
+    if is_page(response.text):
+        place = settings.location_of(entry, "base_url")
+        missing = f"If there is no API at this address, see {place}, which ends in /v1 at most upstreams"
+        return _join("not checked: GET /models answers a web page", missing)
     models = dict.fromkeys(model for model in (entry.model_map.default, *entry.models.values()) if model is not None)
     return f"accepted; {', '.join(describe_model(response.content, model) for model in models)}"
+
+
+#: What upstreams answer that have no list of models.
+_NO_LIST = frozenset({404, 405, 410})
 
 
 def describe_refusal(response: httpx.Response, spec: UpstreamSpec) -> str:
     """Return why the key could not be checked: many upstreams have no list of models, or do not show it.
 
     Raises:
-        CheckFailed: There is evidence that the key is refused, or that the account has no credit.
+        CheckFailed: There is evidence that the key is refused, that the account has no credit, or that every request to
+            this address goes wrong.
     """
     secrets = () if spec.api_key is None else (spec.api_key.get_secret_value(),)
     facts = AttemptFacts(time.time(), secrets=secrets, user_agent=spec.user_agent, reason=response.reason_phrase)
@@ -309,6 +322,10 @@ def describe_refusal(response: httpx.Response, spec: UpstreamSpec) -> str:
         raise CheckFailed(_join(f"the upstream refuses {place} with status {response.status_code}", quote))
     if failure.setting == "api_key":
         raise CheckFailed(_join(failure.error.message, f"See {place}", quote))
+    if failure.setting == "base_url" and response.status_code not in _NO_LIST:
+        target = response.headers.get("location")
+        redirect = f"It redirects to {target}" if response.is_redirect and target else ""
+        raise CheckFailed(_join(failure.error.message, redirect, f"See {spec.origin['base_url']}"))
     return _join(f"not checked: GET /models answers {response.status_code}", quote)
 
 

@@ -24,7 +24,8 @@ _OBJECT_SIZE = 56
 
 def invalid_reply(reason: str, raw: str) -> UpstreamInvalidReply:
     """Return the error for a body that cannot be read; its beginning is for the log."""
-    return UpstreamInvalidReply("The upstream's answer could not be read.", detail=f"{reason}: {raw[:2000]}")
+    message = "The upstream answered with a web page." if is_page(raw) else "The upstream's answer could not be read."
+    return UpstreamInvalidReply(message, detail=f"{reason}: {raw[:2000]}")
 
 
 class ReplyOrigin(NamedTuple):

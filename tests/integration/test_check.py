@@ -129,6 +129,9 @@ KEY_STEP = [
     Answer("a 403 about the key", 403, {"error": {"message": "This API key has been disabled."}}, f"FAIL  key      the upstream refuses LIMNER_UPSTREAM_API_KEY with status 403. {SAYS}This API key has been disabled."),
     Answer("a 401 with words", 401, {"error": {"message": "Invalid token. Ask sk-upstream-admin at 10.0.0.7"}}, f"FAIL  key      the upstream refuses LIMNER_UPSTREAM_API_KEY with status 401. {SAYS}Invalid token."),
     Answer("a 402", 402, {"error": {"message": "Top up first."}}, f"FAIL  key      This server's account with the upstream has no credit left. See LIMNER_UPSTREAM_API_KEY. {SAYS}Top up first."),
+    Answer("a redirect to https", 301, b"", "FAIL  key      The upstream redirects elsewhere (status 301), which is not followed. Only the operator of this server can mend that. It redirects to https://h/v1/models. See LIMNER_UPSTREAM_BASE_URL"),
+    Answer("http in place of https", 400, b"Client sent an HTTP request to an HTTPS server.", "FAIL  key      The upstream has to be reached by https, and this server uses http (status 400). Only the operator of this server can mend that. See LIMNER_UPSTREAM_BASE_URL"),
+    Answer("a page in place of an API", 200, b"<!doctype html><html><head><title>Console</title></head></html>", "ok    key      not checked: GET /models answers a web page. If there is no API at this address, see LIMNER_UPSTREAM_BASE_URL, which ends in /v1 at most upstreams ("),
     Answer("a page of a firewall", 403, b"<html><title>Just a moment...</title></html>", "ok    key      not checked: GET /models answers 403 ("),
 ]  # fmt: skip
 PAINT_STEP = [
@@ -151,7 +154,7 @@ def test_the_upstreams_own_words_are_quoted(
     body = answer.body if isinstance(answer.body, bytes) else orjson.dumps(answer.body)
 
     async def respond(_: Request) -> Response:
-        return Response(body, answer.status)
+        return Response(body, answer.status, {"location": "https://h/v1/models"})
 
     async def hide(_: Request) -> Response:
         return Response(status_code=404)
@@ -205,7 +208,26 @@ def test_https_on_a_port_that_speaks_plain_http(
     demo: RunningDemo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_checks(settings(demo.url.replace("http:", "https:"), tmp_path), with_generation=False) == 1
-    assert failure(capsys).startswith("FAIL  tls      no TLS with 127.0.0.1: [SSL")
+    line = failure(capsys)
+    assert line.startswith("FAIL  tls      no TLS with 127.0.0.1: [SSL")
+    assert line.endswith(". If it speaks plain http, see LIMNER_UPSTREAM_BASE_URL")
+
+
+def test_https_on_a_port_that_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            for _ in range(2):
+                listener.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up, daemon=True)
+        thread.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        assert run_checks(settings(url, tmp_path), with_generation=False) == 1
+        thread.join()
+    line = failure(capsys)
+    assert line.startswith("FAIL  tls      no TLS with 127.0.0.1: Connection")
+    assert line.endswith(". If it speaks plain http, see LIMNER_UPSTREAM_BASE_URL")
 
 
 @contextmanager

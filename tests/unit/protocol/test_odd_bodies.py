@@ -191,7 +191,7 @@ PAGES = [
 def test_a_page_for_people_is_no_reply(page: str) -> None:
     parser = ReplyParser()
     parser.feed(page.encode())
-    with pytest.raises(UpstreamInvalidReply, match="could not be read"):
+    with pytest.raises(UpstreamInvalidReply, match="answered with a web page"):
         parser.reply(ended=True)
     assert (parser.reply().messages, parser.reply().is_doubtful) == ((), True)
 
