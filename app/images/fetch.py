@@ -22,7 +22,14 @@ from app import __version__
 from app.errors import ImageUnavailable
 from app.images.blob import Blob
 from app.images.decompression import MAGIC_SIZE, DamagedCompressionError, ImageDecoder, UnknownCompressionError
-from app.images.guarded_http import CONNECT_TIMEOUT, FetchError, GuardedHttp, Resolve, to_fetch_error
+from app.images.guarded_http import (
+    CONNECT_TIMEOUT,
+    IDLE_TIMEOUT,
+    FetchError,
+    GuardedHttp,
+    Resolve,
+    to_fetch_error,
+)
 from app.images.own_addresses import is_own_address
 from app.images.ssrf import (
     Address,
@@ -52,6 +59,10 @@ REFUSALS = frozenset({403, 406})
 #: Statuses after which a download is tried again, besides all of 5xx. 202: the file is still being written. 403: object
 #: storages answer so for a file that is not there yet, unless the caller may list the bucket.
 TRANSIENT_STATUSES = frozenset({202, 404, 408, 425, 429}) | REFUSALS
+
+#: Bytes of a body that have to arrive within the time for silence, 140 a second: more slowly, no image of 16 KiB would
+#: arrive within the time of a download. Another attempt may reach another server of a CDN.
+MIN_PROGRESS = 4 * 1024
 
 #: Bytes that are collected before they are written. A slow host sends many small chunks, and each write may go to disk.
 CHUNK_SIZE = 64 * 1024
@@ -303,10 +314,18 @@ def _page_headers(target: FetchTarget) -> Mapping[str, str]:
 
 @dataclass(slots=True)
 class _Chunks:
-    """The chunks of a body. `size`: bytes that were read; `turn`: that of the task that reads them."""
+    """The chunks of a body.
+
+    Attributes:
+        size: Bytes that were read.
+        deadline: When `MIN_PROGRESS` bytes more than `progress` have to be there, by the clock of the event loop.
+        turn: That of the task that reads them.
+    """
 
     body: aiohttp.StreamReader
     size: int = 0
+    progress: int = 0
+    deadline: float = field(default_factory=lambda: asyncio.get_running_loop().time() + IDLE_TIMEOUT)
     turn: LoopTurn = field(default_factory=LoopTurn)
 
     async def read(self) -> bytes:
@@ -319,7 +338,15 @@ class _Chunks:
         if is_waited_for:
             self.turn.restart()
         self.size += len(chunk)
+        self._check_progress()
         return chunk
+
+    def _check_progress(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self.size - self.progress >= MIN_PROGRESS:
+            self.progress, self.deadline = self.size, now + IDLE_TIMEOUT
+        elif now > self.deadline and not self.body.is_eof():
+            raise FetchError("its host sends too slowly", is_transient=True)
 
 
 @dataclass(slots=True)

@@ -27,8 +27,8 @@ from app.bounded_responses import MAX_INTERIM
 from app.errors import ImageUnavailable, SpoolFull
 from app.images import fetch, ssrf
 from app.images.blob import Blob
-from app.images.fetch import CHUNK_SIZE, MAX_REDIRECTS, RETRY_DELAYS
-from app.images.guarded_http import CLIENT_ERRORS
+from app.images.fetch import CHUNK_SIZE, MAX_REDIRECTS, MIN_PROGRESS, RETRY_DELAYS
+from app.images.guarded_http import CLIENT_ERRORS, FetchError
 from tests.support.certificates import CERTIFICATE
 from tests.support.downloads import ATTEMPTS, IMAGE, Behave, chunked, fetching, redirect, reply, serve, server_tls
 from tests.support.manual_clock import advance, run_with_manual_clock
@@ -406,7 +406,7 @@ def test_a_chunk_that_was_waited_for_has_let_others_pass(monkeypatch: pytest.Mon
 # Timeouts
 
 
-def test_a_body_of_one_byte_per_second_ends_at_the_timeout() -> None:
+def test_a_body_of_one_byte_per_second_is_tried_again_until_the_timeout() -> None:
     async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(reply(length=10_000))
         while not writer.is_closing():
@@ -417,9 +417,10 @@ def test_a_body_of_one_byte_per_second_ends_at_the_timeout() -> None:
 
     async def download() -> None:
         async with serve(behave) as server, fetching(f"127.0.0.1:{server.port}", timeout=120) as download:
-            with pytest.raises(ImageUnavailable, match="it took longer than 120 seconds"):
+            with pytest.raises(ImageUnavailable, match="it took longer than 120 seconds") as caught:
                 await download.read(server.url)
-            assert len(server.heads) == 1
+            assert "before that: its host sends too slowly" in str(caught.value.detail)
+            assert len(server.heads) > 1
 
     run_with_manual_clock(download())
 
@@ -457,6 +458,47 @@ def test_a_host_that_stops_sending_is_tried_again(head: bytes) -> None:
         assert [record["reason"] for record in records] == ["its host fell silent"]
 
     run_with_manual_clock(download())
+
+
+@dataclass(frozen=True)
+class Drip:
+    """Pieces of a body, each so many seconds after the one before. `bytes_read`: None, if all are read."""
+
+    name: str
+    pieces: Sequence[tuple[int, float]]
+    bytes_read: int | None = None
+
+
+DRIPS = [
+    Drip("a byte each 20 s", [(1, 20)] * 9, 1),
+    Drip("some bytes each 12 s", [(1000, 12)] * 9, 2000),
+    Drip("little less than the least rate", [(MIN_PROGRESS - 1, 31)] * 9, 0),
+    Drip("the least rate", [(MIN_PROGRESS, 30)] * 9),
+    Drip("many bytes, then a byte now and then", [(10**6, 1), *[(1, 12)] * 9], 10**6 + 2),
+    Drip("a rest that comes slowly", [(10**6, 1), (1, 10), (1, 10)]),
+]
+
+
+@pytest.mark.parametrize("drip", DRIPS, ids=lambda drip: drip.name)
+def test_a_host_that_sends_too_slowly_is_given_up(drip: Drip) -> None:
+    async def download() -> int:
+        protocol: Any = Mock(_reading_paused=False)
+        body = aiohttp.StreamReader(protocol, 2**30, loop=asyncio.get_running_loop())
+        chunks = fetch._Chunks(body)
+        for size, seconds in drip.pieces:
+            advance(seconds)
+            body.feed_data(bytes(size))
+            try:
+                assert len(await chunks.read()) == size
+            except FetchError:
+                return chunks.size - size
+        advance(1000)
+        body.feed_eof()
+        assert await chunks.read() == b""
+        return chunks.size
+
+    size = sum(size for size, _ in drip.pieces) if drip.bytes_read is None else drip.bytes_read
+    assert run_with_manual_clock(download()) == size
 
 
 def test_the_timeout_includes_the_retry_delays_and_the_log_has_the_last_failure() -> None:
