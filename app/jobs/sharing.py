@@ -4,9 +4,7 @@ A finished job that another replica may still be asked for is written to the job
 """
 
 import asyncio
-from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any
 
 from app.errors import (
     ApiError,
@@ -17,6 +15,7 @@ from app.errors import (
 )
 from app.images.blob import Spool
 from app.images.store import ImageStore
+from app.jobs.background_tasks import BackgroundTasks
 from app.jobs.job import Job
 from app.jobs.outcome import CANCELED_OUTCOME, NO_REQUEST, JobOutcome, dump_outcome, is_canceled, load_outcome
 from app.jobs.pipeline_interface import GenerationResult
@@ -51,7 +50,7 @@ class JobSharing:
     registry: JobRegistry
     job_table: JobTable[Job]
     store: ImageStore
-    background: set[asyncio.Task[object]] = field(default_factory=set)
+    background: BackgroundTasks = field(default_factory=BackgroundTasks)
     is_draining: bool = False
 
     def __post_init__(self) -> None:
@@ -148,7 +147,7 @@ class JobSharing:
     def on_reader_left(self, job: Job) -> None:
         """Publish that a reader has left before the end of the run."""
         if self.job_table.owns(job) and not job.run.is_done:
-            self._run_in_background(self._publish_status(job))
+            self.background.start(self._publish_status(job))
 
     def on_joined(self, job: Job, request_id: str) -> None:
         """End the lease of a request, unless this replica follows the job under that id.
@@ -156,14 +155,14 @@ class JobSharing:
         It may follow the job under another id, or run it itself: also where the table had an outcome of an earlier run.
         """
         if not job.is_remote or request_id != job.reader_id:
-            self._run_in_background(self.job_table.unsubscribe(job, request_id))
+            self.background.start(self.job_table.unsubscribe(job, request_id))
 
     def on_unread(self, job: Job) -> None:
         """Hand a finished job over, or retain it here. A retry may have started the job once more meanwhile."""
         if not job.is_unread:
             return
         if self.job_table.is_shared:
-            self._run_in_background(self._hand_over(job))
+            self.background.start(self._hand_over(job))
         else:
             self.registry.retain_or_drop(job)
 
@@ -172,13 +171,13 @@ class JobSharing:
         while self.job_table.is_shared:
             await self.job_table.sleep_until_heartbeat()
             # A task of its own: a bug is logged and must not end the loop, without which this replica looks dead.
-            await asyncio.wait({self._run_in_background(self._heartbeat())})
+            await asyncio.wait({self.background.start(self._heartbeat())})
 
     async def _heartbeat(self) -> None:
         self.registry.drop_expired()
         for job in await self.job_table.heartbeat():
             if job.is_unread and not job.publish_lock.locked():
-                self._run_in_background(self._hand_over(job))
+                self.background.start(self._hand_over(job))
         for job in self.registry.active():
             # Another replica has cancelled it for its client, or runs it now.
             is_needed = job.is_remote or job.may_have_cost or job.readers or self.job_table.owns(job)
@@ -193,13 +192,13 @@ class JobSharing:
         if self.job_table.is_kept_for_retries(job):
             self.job_table.untrack(job)
             if not self.is_draining:
-                self._run_in_background(self.job_table.abandon(job))
+                self.background.start(self.job_table.abandon(job))
 
     async def drain(self, seconds: float) -> None:
         """Publish everything that other replicas may be asked for, also delivered results; wait `seconds` at most."""
         self.is_draining = True
         for job in self.job_table.kept_for_retries():
-            self._run_in_background(self._hand_over(job))
+            self.background.start(self._hand_over(job))
         if self.background:
             await asyncio.wait(self.background, timeout=seconds)
 
@@ -261,17 +260,6 @@ class JobSharing:
             await self.job_table.publish_status(job)
         except ServiceUnavailable as error:
             log.warning("job_sharing_failed", job=job.id, error=error.message)
-
-    def _run_in_background(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[object]:
-        task = asyncio.create_task(work)
-        self.background.add(task)
-        task.add_done_callback(self._on_background_done)
-        return task
-
-    def _on_background_done(self, task: asyncio.Task[object]) -> None:
-        self.background.discard(task)
-        if not task.cancelled() and (bug := task.exception()) is not None:
-            log.error("unhandled_error", exc_info=bug)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,18 +10,18 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import orjson
 
 from app.access.auth import Caller
 from app.access.webhook_secrets import WebhookSecrets
 from app.errors import ApiError, NotFound
+from app.jobs.background_tasks import BackgroundTasks
 from app.jobs.job import Job
 from app.jobs.tasks import ImageTasks
 from app.jobs.webhook_sender import WebhookAttempt, WebhookSender
@@ -64,7 +64,8 @@ class Webhooks:
         is_used: Whether some client may use webhooks.
         now: Returns seconds since 1970.
         chance: Returns a random number from 0 to 1.
-        background: What is under way: looks at tasks, and attempts.
+        background: What is under way: looks at tasks, and attempts. If a bug ends an attempt, the lease of its webhook
+            ends after a while, and the webhook is sent again.
     """
 
     queue: WebhookQueue
@@ -75,7 +76,7 @@ class Webhooks:
     now: Callable[[], float] = time.time
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
     chance: Callable[[], float] = random.SystemRandom().random
-    background: set[asyncio.Task[None]] = field(default_factory=set)
+    background: BackgroundTasks = field(default_factory=BackgroundTasks)
     _sending: Counter[str] = field(default_factory=Counter)
     _is_draining: bool = False
     _is_ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -86,7 +87,7 @@ class Webhooks:
         webhook_id = f"msg_{secrets.token_hex(16)}"
         webhook = Webhook(slot_of(job.id, url), webhook_id, job.id, job.key.caller, url, host, server_url)
         is_new = await self.queue.add(webhook)
-        self._start(self._await_end(job, webhook, restore=is_new))
+        self.background.start(self._await_end(job, webhook, restore=is_new))
 
     async def _await_end(self, job: Job, webhook: Webhook, *, restore: bool) -> None:
         await job.run.wait_done()
@@ -109,7 +110,7 @@ class Webhooks:
         """Send what is due, in one turn after the other, until the server stops."""
         while self.is_used and not self._is_draining:
             # A task of its own: a bug is logged and must not end the turns.
-            await asyncio.wait({self._start(self.take_turn())})
+            await asyncio.wait({self.background.start(self.take_turn())})
             waiting = asyncio.ensure_future(self.sleep(_INTERVAL))
             ready = asyncio.create_task(self._is_ready.wait())
             try:
@@ -123,14 +124,14 @@ class Webhooks:
         self._is_ready.clear()
         WEBHOOKS_PENDING.set(await self.queue.size())
         for webhook in await self.queue.overdue(_MAX_LOOKS):
-            self._start(self._look(webhook))
+            self.background.start(self._look(webhook))
         for claimed in await self.queue.claim(MAX_SENDING - self._sending.total()):
             caller = claimed.webhook.caller
             if self._sending[caller] >= MAX_SENDING_OF_CALLER:
                 await self.queue.release(claimed, after=_CALLER_PAUSE)
             else:
                 self._sending[caller] += 1
-                self._start(self._send(claimed)).add_done_callback(partial(self._end_sending, caller))
+                self.background.start(self._send(claimed)).add_done_callback(partial(self._end_sending, caller))
 
     def _end_sending(self, caller: str, _: asyncio.Task[None]) -> None:
         self._sending -= Counter({caller: 1})
@@ -204,18 +205,6 @@ class Webhooks:
     async def _finish(self) -> None:
         if self.background:
             await asyncio.wait(self.background)
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self.background.add(task)
-        task.add_done_callback(self._on_done)
-        return task
-
-    def _on_done(self, task: asyncio.Task[None]) -> None:
-        self.background.discard(task)
-        if not task.cancelled() and (bug := task.exception()) is not None:
-            # The lease of the webhook ends after a while, and it is sent again.
-            log.error("unhandled_error", exc_info=bug)
 
 
 def _caller_of(webhook: Webhook) -> Caller:
