@@ -71,7 +71,7 @@ class Client:
         self.world.clock.after(seconds, happen)
 
     def ask(self, *, is_repeat: bool, result_id: str = "") -> None:
-        """Send the question, or look for the result of an earlier one."""
+        """Send the request, or look for the result of an earlier one."""
         replica = self.world.choose_replica()
         if replica is None:
             self._later(1.0, lambda: self.ask(is_repeat=is_repeat, result_id=result_id))
@@ -106,7 +106,7 @@ class Client:
 
     def _body(self) -> bytes:
         wish = self.wish
-        body = {"prompt": wish.question, "n": wish.n}
+        body = {"prompt": wish.prompt, "n": wish.n}
         if wish.stream:
             return orjson.dumps({**body, "stream": True})
         return orjson.dumps({**body, "response_format": "url" if wish.wants_url else "b64_json"})

@@ -50,7 +50,7 @@ _MAX_CALLS = 3
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """Equal questions of one caller under one idempotency key, or without one.
+    """Equal requests of one caller under one idempotency key, or without one.
 
     Attributes:
         clients: Those that ask it.
@@ -59,7 +59,7 @@ class Group:
         delivered: For each image, the attempts whose clients got it.
         lost: How often the loss was declared.
         interrupted: When a client was told that its replica stops, and that the image may have been made.
-        repeated: How often the question was asked again after a failure that was paid for.
+        repeated: How often the request was sent again after a failure that was paid for.
     """
 
     name: str
@@ -134,8 +134,8 @@ class History:
 
     def group_of(self, client: Asker) -> Group:
         wish = client.wish
-        identity: GroupId = wish.caller, wish.question, wish.n, wish.stream, wish.wants_url, wish.key
-        name = f"caller {wish.caller}, {wish.question}, n {wish.n}" + (f", {wish.key}" if wish.key else "")
+        identity: GroupId = wish.caller, wish.prompt, wish.n, wish.stream, wish.wants_url, wish.key
+        name = f"caller {wish.caller}, {wish.prompt}, n {wish.n}" + (f", {wish.key}" if wish.key else "")
         return self.groups.setdefault(identity, Group(name, wish.key))
 
     def sent(self, attempt: Attempt, result_id: str) -> None:
@@ -297,7 +297,7 @@ class History:
                 group.credit[attempt.client] += attempt.client.wish.n
 
     def _is_noticed(self, attempt: Attempt) -> bool:
-        """Return whether a replica knew that a client had left before the question could have gone out."""
+        """Return whether a replica knew that a client had left before the request could have gone out."""
         return attempt.noticed_at is not None and attempt.noticed_at < self._clock.now - _WIRE
 
     def _acts_alone(self, group: Group, first: float) -> bool:
@@ -308,9 +308,9 @@ class History:
         return any(fault.kind in _EMPTIED and self._is_forgotten(group, fault.end) for fault in trouble)
 
     def _is_forgotten(self, group: Group, at: float) -> bool:
-        """Return whether no replica can restore what Redis knew of a question when it lost its data.
+        """Return whether no replica can restore what Redis knew of a request when it lost its data.
 
-        A question that was not announced by then is not sent beside another one with its key.
+        A request that was not announced by then is not sent beside another one with its key.
         """
         if group.key is None:
             return True
@@ -377,7 +377,7 @@ class History:
 
     def _check_owner(self, number: int, group: Group, attempt: Attempt) -> None:
         if not any(call.number == number for call in group.calls):
-            self.violate(f"{attempt.id} got image {number} of another question or caller")
+            self.violate(f"{attempt.id} got image {number} of another request or caller")
 
     def _check_that_somebody_waits(self, call: Call, group: Group) -> None:
         """Check that the first request of a job is not sent after all its clients are known to have left."""
@@ -400,7 +400,7 @@ class History:
         code, now = received.code, self._clock.now
         kinds = {fault.kind for fault in self._plan.faults if fault.at <= now}
         group = self.group_of(attempt.client)
-        question = attempt.client.wish.question
+        prompt = attempt.client.wish.prompt
         if "shutting down" in received.message:
             return "replica drained" in kinds
         if code == "result_not_found" and not any(call.behavior.is_paid for call in group.calls):
@@ -412,7 +412,7 @@ class History:
             case "idempotency_key_reused":
                 return any(other is not group and other.key == group.key for other in self.groups.values())
             case "image_download_failed" | "spool_full" | "server_error":
-                return bool(self._plan.failing_downloads.get(question) or "download fails" in self.faults)
+                return bool(self._plan.failing_downloads.get(prompt) or "download fails" in self.faults)
         return "replica paused" in kinds or any(not call.behavior.has_image for call in group.calls)
 
     def _has_just_left_here(self, attempt: Attempt) -> bool:

@@ -17,7 +17,6 @@ class Wish:
     """One image, or several, that one client wants; it asks until it has them or gives up.
 
     Attributes:
-        question: The prompt.
         mark: One of `MARKS`.
         key: The idempotency key, if it sends one.
         patience: For each attempt, after how many seconds the client leaves; None: it waits for the response.
@@ -30,7 +29,7 @@ class Wish:
     """
 
     caller: int
-    question: str
+    prompt: str
     mark: str
     starts_at: float
     key: str | None = None
@@ -119,13 +118,13 @@ def make_plan(seed: int) -> Plan:
     """Return the plan of a schedule."""
     chance = Random(seed)
     wishes: list[Wish] = []
-    questions = [f"question {seed % 100:02d}{index}" for index in range(2)]
+    prompts = [f"question {seed % 100:02d}{index}" for index in range(2)]
     for index in range(chance.choice((1, 1, 1, 2, 2, 3))):
-        wishes += _equal_wishes(chance, index, questions[index % 2], caller=chance.choice((0, 1)))
+        wishes += _equal_wishes(chance, index, prompts[index % 2], caller=chance.choice((0, 1)))
     if chance.random() < 0.12:
         # Another caller asks the very same.
         wishes.append(replace(_twin(chance, wishes[0]), caller=1 - wishes[0].caller))
-    behaviors = {question: _behaviors(chance) for question in questions}
+    behaviors = {prompt: _behaviors(chance) for prompt in prompts}
     is_shared = chance.random() < 0.88
     if not is_shared and chance.random() < 0.5:
         wishes += _noise(chance, behaviors, f"question {seed % 100:02d}")
@@ -134,7 +133,7 @@ def make_plan(seed: int) -> Plan:
         wishes,
         _faults(chance, SHARED_FAULTS if is_shared else LONELY_FAULTS),
         behaviors,
-        {question: _failing_downloads(chance) for question in questions},
+        {prompt: _failing_downloads(chance) for prompt in prompts},
         fail_closed=chance.random() < 0.3,
         keepalive_after=chance.choice((240.0, 240.0, 0.5)),
         is_shared=is_shared,
@@ -146,25 +145,25 @@ def _noise(chance: Random, behaviors: dict[str, list[Behavior]], prefix: str) ->
     busy = next(each for each in BEHAVIORS if each.name == "429")
     wishes = []
     for index in range(2, 12):
-        question = f"{prefix}{index:x}"
-        behaviors[question] = [busy] * 8
-        wishes.append(Wish(7, question, "none", 2 + chance.random() * 10, is_async=True))
+        prompt = f"{prefix}{index:x}"
+        behaviors[prompt] = [busy] * 8
+        wishes.append(Wish(7, prompt, "none", 2 + chance.random() * 10, is_async=True))
     return wishes
 
 
-def _equal_wishes(chance: Random, index: int, question: str, caller: int) -> list[Wish]:
+def _equal_wishes(chance: Random, index: int, prompt: str, caller: int) -> list[Wish]:
     """Return one wish, or several equal ones of the same caller, as SDKs send them for several images."""
-    first = _wish(chance, index, question, caller)
+    first = _wish(chance, index, prompt, caller)
     twins = chance.choice((0, 0, 0, 1, 2)) if not first.is_async else 0
     return [first] + [_twin(chance, first) for _ in range(twins)]
 
 
-def _wish(chance: Random, index: int, question: str, caller: int) -> Wish:
+def _wish(chance: Random, index: int, prompt: str, caller: int) -> Wish:
     mark = chance.choice(MARKS)
     stream = chance.random() < 0.25
     wish = Wish(
         caller,
-        question,
+        prompt,
         mark,
         starts_at=chance.random() * 3,
         key=chance.choice((f"key-{index}", "key")) if "key" in mark else None,
@@ -181,7 +180,7 @@ def _wish(chance: Random, index: int, question: str, caller: int) -> Wish:
 
 def _twin(chance: Random, first: Wish) -> Wish:
     twin = Wish(
-        first.caller, first.question, first.mark, first.starts_at + chance.choice((0.0, 0.01, 1.0)) * chance.random(),
+        first.caller, first.prompt, first.mark, first.starts_at + chance.choice((0.0, 0.01, 1.0)) * chance.random(),
         first.key, first.n, first.stream, first.wants_url,
     )  # fmt: skip
     _add_attempts(chance, twin)

@@ -50,7 +50,7 @@ from simulate.upstream import SimulatedTransport, SimulatedUpstream
 #: The shape of the defaults; a look at another replica's job is rarer, since each costs time here.
 TIMINGS = SharingTimings(heartbeat=2.0, suspect_after=5.0, dead_after=15.0, poll=1.0)
 
-#: Seconds: of one question, of silence within a reply.
+#: Seconds: of one request, of silence within a reply.
 UPSTREAM_TIMEOUT, IDLE_TIMEOUT = 30.0, 10.0
 
 #: Kept results of each replica: few, so that some are evicted.
@@ -64,7 +64,7 @@ class Outside:
     """What all replicas share, and what goes wrong there.
 
     Attributes:
-        failing_downloads: How many downloads of each question's images fail from now on, and how.
+        failing_downloads: How many downloads of the images of each prompt fail from now on, and how.
         full_disk: There is no room for an image, before it is asked for.
         on_charge: Takes the task of each request that is charged.
         on_joined: Takes the id of each request that has joined a job, and that of the job.
@@ -96,7 +96,7 @@ class SimulatedFetcher:
         outside = self._outside
         call = call_of_link(url)
         await asyncio.sleep(0.005 + 0.5 * outside.chance.random() ** 4)
-        failures = outside.failing_downloads.get(outside.upstream.calls[call - 1].question)
+        failures = outside.failing_downloads.get(outside.upstream.calls[call - 1].prompt)
         if failures:
             raise _DOWNLOAD_FAILURES[failures.pop()]()
         blob = Blob()

@@ -218,7 +218,7 @@ class Schedule:
         first = group.clients[0].wish
         mark = "count" if group.key is None else "key"
         wish = Wish(
-            first.caller, first.question, mark, 0.0, group.key, first.n, first.stream, first.wants_url, first.is_async
+            first.caller, first.prompt, mark, 0.0, group.key, first.n, first.stream, first.wants_url, first.is_async
         )
         client = Client(len(self.clients), wish, self)
         self.clients.append(client)

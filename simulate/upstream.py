@@ -134,7 +134,6 @@ class Call:
 
     Attributes:
         number: From 1, in order of arrival.
-        question: The prompt.
         job_id: The id of the job that asked.
         replica: Who asked.
         is_received: The image has reached the replica.
@@ -143,7 +142,7 @@ class Call:
     """
 
     number: int
-    question: str
+    prompt: str
     job_id: str
     replica: int
     behavior: Behavior
@@ -160,7 +159,7 @@ class Call:
 
 @dataclass(slots=True)
 class SimulatedUpstream:
-    """All upstreams together. `plan`: for each question, what the first requests meet; later ones meet `GOOD`."""
+    """All upstreams together. `plan`: for each prompt, what the first requests meet; later ones meet `GOOD`."""
 
     clock: Clock
     chance: Random
@@ -168,10 +167,10 @@ class SimulatedUpstream:
     on_call: Callable[[Call], None]
     calls: list[Call] = field(default_factory=list)
 
-    def receive(self, question: str, job_id: str, replica: int) -> Call:
-        planned = self.plan.get(question)
+    def receive(self, prompt: str, job_id: str, replica: int) -> Call:
+        planned = self.plan.get(prompt)
         behavior = planned.pop(0) if planned else GOOD[int(self.chance.random() * len(GOOD))]
-        call = Call(len(self.calls) + 1, question, job_id, replica, behavior, self.clock.now)
+        call = Call(len(self.calls) + 1, prompt, job_id, replica, behavior, self.clock.now)
         self.calls.append(call)
         self.on_call(call)
         return call
@@ -187,11 +186,11 @@ class SimulatedTransport(httpx.AsyncBaseTransport):
         upstream, clock = self._upstream, self._upstream.clock
         arrived: asyncio.Future[Call] = self._loop.create_future()
         content = b"".join(request.stream).decode() if isinstance(request.stream, httpx.ByteStream) else ""
-        question = content[(at := content.index("question ")) : at + 12]
+        prompt = content[(at := content.index("question ")) : at + 12]
         job_id = request.headers["x-request-id"]
 
         def arrive() -> None:
-            call = upstream.receive(question, job_id, self._replica)
+            call = upstream.receive(prompt, job_id, self._replica)
             self._loop.deliver(_settle, arrived, call)
 
         clock.after(_WIRE * upstream.chance.random(), arrive)

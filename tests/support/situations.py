@@ -20,8 +20,8 @@ def _begin(
     **wish: object,
 ) -> None:
     """Let some equal clients ask for one good image, while only these faults happen."""
-    question = plan.wishes[0].question
-    first = Wish(0, question, "none", 0.5, patience=[None] * 3, leaves_after_steps=[None] * 3, vanishes=[False] * 3)
+    prompt = plan.wishes[0].prompt
+    first = Wish(0, prompt, "none", 0.5, patience=[None] * 3, leaves_after_steps=[None] * 3, vanishes=[False] * 3)
     first = replace(first, **wish)  # type: ignore[arg-type]  # reason: fields of a wish
     plan.wishes[:] = [deepcopy(first) for _ in range(clients)]
     # Not before retries and keys have no reason to wait, or just then.
@@ -30,7 +30,7 @@ def _begin(
     for each in plan.wishes:
         each.starts_at += later
     plan.behaviors.clear()
-    plan.behaviors[question] = [replace(GOOD[plan.seed % len(GOOD)], seconds=seconds)]
+    plan.behaviors[prompt] = [replace(GOOD[plan.seed % len(GOOD)], seconds=seconds)]
     plan.failing_downloads.clear()
     plan.held.clear()
     plan.is_shared, plan.keepalive_after = True, 240.0
@@ -46,7 +46,7 @@ def the_reply_to_a_published_failure_is_lost(plan: Plan, chance: Random) -> None
     pause = 2.7 + 0.8 * chance.random()
     _begin(plan, clients=2, seconds=(1.0, 1.2), mark="count", patience=[0.8, None, None], pauses=[pause, 3.0, 3.0])
     plan.held.update({("publish", 3): (0.0, 2.0), ("publish", 4): (0.0, 2.0)})
-    plan.failing_downloads[plan.wishes[0].question] = ["gone"]
+    plan.failing_downloads[plan.wishes[0].prompt] = ["gone"]
     hasty = plan.wishes[1]
     hasty.starts_at -= 0.3
     hasty.patience[0], hasty.leaves_after_steps[0], hasty.pauses[0] = 0.1, 1, 8.0
@@ -112,13 +112,13 @@ def a_replica_drains_what_it_wrote_into_a_dead_connection(plan: Plan, chance: Ra
 
 def two_clients_ask_at_once_for_an_image_that_has_to_be_had_again(plan: Plan, chance: Random) -> None:
     _begin(plan, clients=3, seconds=(1.0, 1.2), patience=[None] * 3, pauses=[30.0] * 3)
-    plan.failing_downloads[plan.wishes[0].question] = ["gone"]
+    plan.failing_downloads[plan.wishes[0].prompt] = ["gone"]
     plan.wishes[0].patience[0] = 0.8
     for wish in plan.wishes[1:]:
         wish.starts_at += 4.5 + 0.01 * chance.random()
 
 
-def a_key_comes_with_two_questions(plan: Plan, chance: Random) -> None:
+def a_key_comes_with_two_prompts(plan: Plan, chance: Random) -> None:
     _begin(plan, clients=2, mark="key", key="key", starts_at=4.0 * chance.random())
     plan.wishes[1].wants_url = True
 
@@ -162,12 +162,12 @@ def a_client_joins_at_a_heartbeat(plan: Plan, chance: Random) -> None:
     plan.held["claim", 2] = 0.0, 0.3
 
 
-def a_question_fails_while_redis_is_away(plan: Plan, chance: Random) -> None:
+def a_request_fails_while_redis_is_away(plan: Plan, chance: Random) -> None:
     """Let its client wait at another replica by then."""
     away = Fault("redis down", 3.5, 17.0 + 3 * chance.random())
     _begin(plan, away, patience=[1.0, None, None], pauses=[0.5, 3.0, 3.0])
     failure = next(each for each in BEHAVIORS if each.name == "503 after the work")
-    plan.behaviors[plan.wishes[0].question] = [replace(failure, seconds=(4.0, 8.0))]
+    plan.behaviors[plan.wishes[0].prompt] = [replace(failure, seconds=(4.0, 8.0))]
     plan.fail_closed = True
 
 
@@ -176,5 +176,5 @@ def a_replica_dies_with_a_reply_that_was_cut(plan: Plan, chance: Random) -> None
     death = Fault("replica killed", 4.0 + 2 * chance.random(), 30.0, replica=plan.seed % 3)
     _begin(plan, death, pauses=[9.0, 3.0, 3.0])
     cut = next(each for each in BEHAVIORS if each.name == "a link, then cut")
-    plan.behaviors[plan.wishes[0].question] = [replace(cut, seconds=(0.1, 1.0))]
-    plan.failing_downloads[plan.wishes[0].question] = ["gone"]
+    plan.behaviors[plan.wishes[0].prompt] = [replace(cut, seconds=(0.1, 1.0))]
+    plan.failing_downloads[plan.wishes[0].prompt] = ["gone"]
