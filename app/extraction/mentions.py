@@ -119,10 +119,10 @@ def find_mentions(text: str) -> list[UrlMention]:
 def note_open_end(text: str, mentions: list[UrlMention], *, is_whole: bool) -> None:
     """Note in the last mention whether the text may end in the middle of its URL.
 
-    `is_whole`: nothing is known to be missing of the text. Markup that is not closed says itself that it is cut.
+    `is_whole`: nothing is known to be missing of the text. Markup and quotes that are not closed say it themselves.
     """
     for mention in mentions[-1:]:
-        in_markup = mention.kind is not MarkupKind.PLAIN
+        in_markup = mention.kind is not MarkupKind.PLAIN or text[mention.start - 1 : mention.start] in {'"', "'", "<"}
         is_at_end = may_go_on(text, mention.end) or (in_markup and not text[mention.end :].strip())
         mention.is_open = is_at_end and (in_markup or not is_whole)
 

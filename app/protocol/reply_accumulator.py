@@ -74,12 +74,11 @@ class ReplyAccumulator:
     def messages(self) -> tuple[dict[str, Any], ...]:
         return tuple([self._choices[index].snapshot() for index in sorted(self._choices)])
 
-    def ends(self, *, has_end_mark: bool) -> tuple[TextEnd, ...]:
-        """Return how the texts of the messages end. `has_end_mark`: the upstream says that the reply is at its end."""
-        end = TextEnd.WHOLE if has_end_mark else TextEnd.CUT
-        if has_end_mark and self.finish_reason is not None:
+    def ends(self, end: TextEnd) -> tuple[TextEnd, ...]:
+        """Return how the texts of the messages end, in that way where there is no reason."""
+        if self.finish_reason is not None:
             end = text_end(self.finish_reason)
-        elif has_end_mark and self.error is not None:
+        elif self.error is not None and end is TextEnd.WHOLE:
             end = TextEnd.UNKNOWN
         return tuple([self._choices[index].end_of_text or end for index in sorted(self._choices)])
 

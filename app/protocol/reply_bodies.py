@@ -139,11 +139,10 @@ class EventStream:
             if not documents:
                 raise invalid_reply("no event of a chat", origin.raw)
             return _read_documents_of_chat(documents, origin)
-        has_end_mark = self.is_done or self._accumulator.finish_reason is not None
-        complete = has_end_mark or (ended and not self._has_cut)
-        return _build_reply(
-            self._accumulator, origin, complete=complete, has_content=self._has_cut, has_end_mark=has_end_mark
-        )
+        complete = self.is_done or self._accumulator.finish_reason is not None or (ended and not self._has_cut)
+        # Relays send the last mark themselves, also where their own upstream has broken off.
+        end = TextEnd.UNKNOWN if self.is_done else TextEnd.CUT
+        return _build_reply(self._accumulator, origin, complete=complete, has_content=self._has_cut, end=end)
 
     def _add(self, events: list[sse.Event]) -> bool:
         has_grown = False
@@ -227,7 +226,7 @@ def _build_reply(
     *,
     complete: bool,
     has_content: bool = False,
-    has_end_mark: bool = True,
+    end: TextEnd = TextEnd.WHOLE,
 ) -> ChatReply:
     return ChatReply(
         messages=accumulator.messages(),
@@ -239,7 +238,7 @@ def _build_reply(
         error=accumulator.error,
         raw=origin.raw,
         complete=complete,
-        ends=accumulator.ends(has_end_mark=has_end_mark),
+        ends=accumulator.ends(end),
         size=origin.size,
         has_content=has_content or accumulator.has_content,
         spooled_images=origin.spooled_images,

@@ -127,15 +127,18 @@ def test_a_whole_reply_has_no_open_end(content: str) -> None:
     assert found(read_reply(delta(content, "stop"))) == ([SIGNED], [])
 
 
-@pytest.mark.parametrize("content", [f"![a]({SIGNED}", f'<img src="{SIGNED}', f"[img]{SIGNED}"])
+@pytest.mark.parametrize(
+    "content", [f"![a]({SIGNED}", f'<img src="{SIGNED}', f"[img]{SIGNED}", f'{{"url": "{SIGNED}', f"<{SIGNED}"]
+)
 def test_markup_that_is_not_closed_was_cut_whatever_the_upstream_says(content: str) -> None:
     assert found(read_reply(delta(content, "stop"))) == ([], [SIGNED])
 
 
+@pytest.mark.parametrize("reason", ["gone fishing", None])
 @pytest.mark.parametrize(("content", "open_link"), [(SIGNED, [SIGNED]), (URL, [])])
-def test_for_an_unknown_reason_nothing_is_left_out(content: str, open_link: list[str]) -> None:
+def test_for_an_unknown_reason_nothing_is_left_out(content: str, open_link: list[str], reason: str | None) -> None:
     """A guess is judged by its bytes in any case."""
-    reply = read_reply(delta(content, "gone fishing"))
+    reply = read_reply(delta(content, reason) + b"data: [DONE]\n\n")
     assert reply.ends == (TextEnd.UNKNOWN,)
     assert found(reply)[1] == open_link
     assert [guess.url for guess in explain(reply).guesses] == ([] if open_link else [URL])

@@ -316,7 +316,7 @@ SECOND = b'data: {"choices":[{"index":1,"delta":{"content":"b"},"finish_reason":
 OPEN_ENDS = [
     OpenEnd("a reason", line("a", "stop"), TextEnd.WHOLE),
     OpenEnd("the reason of Anthropic", line("a", "end_turn"), TextEnd.WHOLE),
-    OpenEnd("the last mark", line("a") + DONE, TextEnd.WHOLE),
+    OpenEnd("the last mark without a reason", line("a") + DONE, TextEnd.UNKNOWN),
     OpenEnd("neither", line("a"), TextEnd.CUT),
     OpenEnd("a reason that nobody knows", line("a", "gone fishing") + DONE, TextEnd.UNKNOWN),
     OpenEnd("the filter of the upstream", line("a", "content_filter") + DONE, TextEnd.UNKNOWN),
@@ -331,6 +331,8 @@ OPEN_ENDS = [
     OpenEnd("a reason of another message", line("a") + SECOND, TextEnd.WHOLE),
     OpenEnd("the limit of tokens beside a whole message", line("a", "length") + SECOND + DONE, TextEnd.CUT),
     OpenEnd("a JSON body", WHOLE, TextEnd.WHOLE),
+    OpenEnd("a JSON body without a reason", WHOLE.replace(b'"stop"', b"null"), TextEnd.WHOLE),
+    OpenEnd("a JSON body with an error and no reason", WHOLE.replace(b'"stop"', b"null")[:-1] + b',"error":"lost"}', TextEnd.UNKNOWN),
     OpenEnd("a JSON body at the limit of tokens", WHOLE.replace(b'"stop"', b'"length"'), TextEnd.CUT),
 ]  # fmt: skip
 
