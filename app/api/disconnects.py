@@ -55,7 +55,7 @@ class DisconnectWatcher:
         return cls(http.receive, http.scope.get("extensions", {}).get(DISCONNECT))
 
     async def wait_for(self, work: Awaitable[T], seconds: float | None) -> T | None:
-        """Return what `work` gives, None where it is not ready in time; it is cancelled then.
+        """Return what `work` gives, None where it is not ready in time; it is canceled then.
 
         Raises:
             ClientDisconnected: The client has left first.

@@ -51,7 +51,7 @@ class DecoderPool:
     """Run each job in a process of its own, of which `warm` wait for jobs.
 
     The processes have no descriptor of this process but their socket, and end when it is closed. Where a call is
-    cancelled, its process ends at once.
+    canceled, its process ends at once.
     """
 
     def __init__(self, warm: int, max_seconds: float = _MAX_SECONDS) -> None:

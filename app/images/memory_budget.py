@@ -66,7 +66,7 @@ class MemoryBudget:
             self._release(memory)
 
     def _leave(self, kind: _Class, caller: str, waiter: _Claim) -> None:
-        """Remove a waiter that was cancelled, or return what it was granted at the same moment."""
+        """Remove a waiter that was canceled, or return what it was granted at the same moment."""
         if not waiter.granted.cancelled():
             self._release(waiter.memory)
             return

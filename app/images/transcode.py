@@ -46,7 +46,7 @@ class PreparedInput:
 class Transcoder:
     """Convert images. Those that wait for a decoder remain blobs.
 
-    A call that is cancelled ends at once, and its decoder with it.
+    A call that is canceled ends at once, and its decoder with it.
     """
 
     def __init__(

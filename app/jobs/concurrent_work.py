@@ -17,7 +17,7 @@ async def run_concurrently(works: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]
         if not task.cancelled() and task.exception() is None:
             arrived.append(task.result())
 
-    # The works themselves are the tasks: one within another task would never be awaited if that is cancelled at once.
+    # The works themselves are the tasks: one within another task would never be awaited if that is canceled at once.
     async with asyncio.TaskGroup() as group:
         for work in works:
             group.create_task(work).add_done_callback(take)

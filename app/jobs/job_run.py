@@ -33,7 +33,7 @@ class JobRun:
         readers: Client connections that wait for the result.
         revision: Counts the news other than items, such as a new progress line.
         was_submitted: Something was sent to an upstream, whether or not it has cost anything.
-        is_called_off: The run was cancelled before it had cost anything, since no client waited for it any more.
+        is_called_off: The run was canceled before it had cost anything, since no client waited for it any more.
         is_canceled_by_client: The client has canceled it before it had cost anything. Nothing runs the job again.
         cause: The exception behind `error`; the error itself, unless that hides a bug or a failure of the system.
         chat_errors: What chat requests have failed with. All other failures came after a reply.
@@ -55,7 +55,7 @@ class JobRun:
         self.on_change: Callable[[], None] = lambda: None
         self._unsettled = 0
         self.task: asyncio.Task[None] | None = None
-        self._is_finished = self._was_cancelled = False
+        self._is_finished = self._was_canceled = False
         self._on_done: Sequence[Callable[[asyncio.Task[None]], None]] = ()
         self._on_unread: Callable[[], None] = lambda: None
         # Made when somebody waits for it: most readers wait for the task instead.
@@ -112,7 +112,7 @@ class JobRun:
         callbacks, self._on_done = self._on_done, ()
         for callback in callbacks:
             callback(task)
-        self._is_finished, self._was_cancelled = True, task.cancelled()
+        self._is_finished, self._was_canceled = True, task.cancelled()
         # With its coroutine and its context it would hold 1 KiB for as long as the job is retained.
         self.task = None
         self.on_change()
@@ -130,9 +130,9 @@ class JobRun:
         return self._is_finished or (self.task is not None and self.task.done())
 
     @property
-    def was_task_cancelled(self) -> bool:
-        """Whether the task was cancelled before it had cost anything."""
-        return self._was_cancelled or (self.task is not None and self.task.cancelled())
+    def was_task_canceled(self) -> bool:
+        """Whether the task was canceled before it had cost anything."""
+        return self._was_canceled or (self.task is not None and self.task.cancelled())
 
     @property
     def result(self) -> GenerationResult | None:

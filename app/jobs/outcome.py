@@ -227,7 +227,7 @@ def _subclasses(error_class: type[ApiError]) -> Iterator[type[ApiError]]:
 #: In place of a request that this replica has never seen.
 NO_REQUEST = ImagesRequest(operation=Operation.GENERATION, prompt="")
 
-#: The outcome of a job that its client has cancelled. Nothing runs it again.
+#: The outcome of a job that its client has canceled. Nothing runs it again.
 CANCELED_OUTCOME = orjson.dumps(
     {"request": _dump_request(NO_REQUEST), "error": _dump_error(TaskCanceled()), "can_retry_free": False}
 )

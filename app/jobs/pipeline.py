@@ -169,22 +169,22 @@ class Pipeline:
             await self.io.ask(chat, take)
         except Exception as caught:  # noqa: BLE001  # reason: see above
             error = self.as_api_error(caught)
-        outcome = await self.attempt(self.conclude(reply, error))
+        outcome = await self.capture(self.conclude(reply, error))
         if isinstance(outcome, ImageUnavailable) or type(outcome) is ApiError:
             self.undelivered.append(outcome)
         return outcome
 
     async def find_partials(self, tracker: PartialImageTracker, reply: ChatReply) -> list[OutputImage]:
         """Return the partial images that are new in a reply. The rest of it is read whatever happens here."""
-        found = await self.attempt(self.find_results(reply, is_whole=True))
+        found = await self.capture(self.find_results(reply, is_whole=True))
         if isinstance(found, ApiError):
             tracker.remaining = 0
             return []
         finished = [await self.try_finish(reply, image) for image in tracker.superseded(found)]
         return [image for image in finished if isinstance(image, OutputImage)]
 
-    async def attempt(self, work: Awaitable[_T]) -> _T | ApiError:
-        """Return what `work` gives, or a failure as a value, so that it does not take other images with it."""
+    async def capture(self, work: Awaitable[_T]) -> _T | ApiError:
+        """Return what `work` gives, or its failure as a value, so that it does not take other images with it."""
         try:
             return await work
         except Exception as caught:  # noqa: BLE001  # reason: the others are paid for
@@ -353,7 +353,7 @@ class Pipeline:
         self, reply: ChatReply, image: FoundImage, blob: ByteSink | None = None
     ) -> OutputImage | ApiError:
         """Return a failure as a value: one image that cannot be had does not take the others with it."""
-        return await self.attempt(self.finish(reply, image, blob))
+        return await self.capture(self.finish(reply, image, blob))
 
     async def finish(self, reply: ChatReply, image: FoundImage, blob: ByteSink | None = None) -> OutputImage:
         """Return the image as bytes or URL, exactly as asked. `blob`: its bytes, where they were downloaded already.

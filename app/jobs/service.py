@@ -306,7 +306,7 @@ class ImageService:
         await self.limits.budgets.settle(client_key, reservation, cost)
 
     def _settle_unstarted(self, run: JobRun, client_key: ClientKey | None) -> None:
-        """Release what is reserved for a run that was cancelled before its first step."""
+        """Release what is reserved for a run that was canceled before its first step."""
         if run.telemetry.reservation is not None:
             task = asyncio.create_task(self._settle(run, client_key))
             self.settlements.add(task)
@@ -370,7 +370,7 @@ class ImageService:
         return await self.sharing.has_ended(job_id, caller.id) if job is None else job.run.is_done
 
     def _own_job(self, job_id: str, caller: Caller) -> Job | None:
-        """Return a job of this process, but none that another replica has cancelled or runs now."""
+        """Return a job of this process, but none that another replica has canceled or runs now."""
         job = self.registry.get(caller, job_id)
         return None if job is None or (job.run.is_called_off and not job.run.is_canceled_by_client) else job
 

@@ -23,7 +23,7 @@ from app.jobs.registry import JobRegistry
 from app.observability.logging import log
 from app.state.job_table import JobTable
 
-#: Why a job cannot be cancelled.
+#: Why a job cannot be canceled.
 NOT_CANCELABLE = {
     "submitted": "The task was already sent to an upstream and may be charged, so it cannot be canceled. Poll it.",
     "awaited": "Another request waits for the result of this task, so it cannot be canceled.",
@@ -69,7 +69,7 @@ class JobSharing:
         try:
             return await self._await_outcome(job)
         finally:
-            # Where this is cancelled, too: the table may have made this replica the owner already.
+            # Where this is canceled, too: the table may have made this replica the owner already.
             job.is_remote = not self.job_table.owns(job)
 
     async def _await_outcome(self, job: Job) -> GenerationResult | None:
@@ -123,7 +123,7 @@ class JobSharing:
         raise self._unknown(reply.answer)
 
     async def cancel_remote(self, job_id: str, caller: str, follower: str | None = None) -> None:
-        """Cancel a job that another replica runs. One that is cancelled already stays so.
+        """Cancel a job that another replica runs. One that is canceled already stays so.
 
         `follower`: see `JobTable.cancel`.
 
@@ -179,7 +179,7 @@ class JobSharing:
             if job.is_unread and not job.publish_lock.locked():
                 self.background.start(self._hand_over(job))
         for job in self.registry.active():
-            # Another replica has cancelled it for its client, or runs it now.
+            # Another replica has canceled it for its client, or runs it now.
             is_needed = job.is_remote or job.may_have_cost or job.readers or self.job_table.owns(job)
             if job.is_async and not is_needed:
                 job.run.call_off()

@@ -50,7 +50,7 @@ _LAGS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 _LABEL = re.compile(r"[a-z0-9_]{1,40}")
 
 
-class LabelledCounter:
+class LabeledCounter:
     """A counter whose last label has values from outside; the number of its series is limited.
 
     After `max_series` combinations, and for values that are not short plain words, the last label is `other`.
@@ -80,8 +80,8 @@ def _gauge(name: str, description: str, *labels: str) -> Gauge:
     return Gauge(name, description, labels, registry=REGISTRY, multiprocess_mode="livesum")
 
 
-REQUESTS = LabelledCounter(_counter("limner_questions", "Image requests that have ended.", "operation", "outcome"))
-UPSTREAM_ATTEMPTS = LabelledCounter(
+REQUESTS = LabeledCounter(_counter("limner_questions", "Image requests that have ended.", "operation", "outcome"))
+UPSTREAM_ATTEMPTS = LabeledCounter(
     _counter("limner_upstream_attempts", "HTTP requests to upstreams.", "upstream", "outcome")
 )
 IMAGES = _counter("limner_images", "Images that upstreams have generated.")

@@ -32,7 +32,7 @@ class ReportsTo(Protocol):
 async def exchange_circuit_reports(
     state: SharedState, pool: ReportsTo, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
 ) -> None:
-    """Publish this replica's open circuits and read those of all replicas, every two seconds until cancelled.
+    """Publish this replica's open circuits and read those of all replicas, every two seconds until canceled.
 
     Returns at once when no state is shared. While Redis is down, the pool gets an empty report.
     """

@@ -317,7 +317,7 @@ class JobTable(Generic[J]):
             raise
 
     async def _take_over(self, job: J) -> str:
-        """Return what the table answers. The owner gives heartbeats, also where its caller is cancelled meanwhile."""
+        """Return what the table answers. The owner gives heartbeats, also where its caller is canceled meanwhile."""
         fields = _fields(job.key, is_async=job.is_async, readers=job.readers)
         ttl = self._retention(job.key)
         reply = await self._call("take_over", job.id, job.key, reader=job.reader_id, fields=fields, ttl=ttl)
@@ -458,7 +458,7 @@ class JobTable(Generic[J]):
 
 
 async def _to_its_end(command: Coroutine[Any, Any, T]) -> T:
-    """Return what a command brings. A cancelled caller waits for it, too.
+    """Return what a command brings. A canceled caller waits for it, too.
 
     A command that was given up may still reach Redis, after the commands that follow it, and undo what these have done.
     """

@@ -224,7 +224,7 @@ async def _with_cancellation(use: Callable[[], Awaitable[T]]) -> T:
     """Call `use`, and raise the cancellation of this task that it has swallowed.
 
     redis-py sends by `asyncio.wait_for`, which in Python 3.11 returns the result where it is ready at the moment of the
-    cancellation. A loop of commands that was cancelled would go on for ever, and whoever waits for its end, too.
+    cancellation. A loop of commands that was canceled would go on for ever, and whoever waits for its end, too.
     """
     count = _cancellations()
     result = await use()
@@ -234,7 +234,7 @@ async def _with_cancellation(use: Callable[[], Awaitable[T]]) -> T:
 
 
 def _cancellations() -> int:
-    """Return how often this task was cancelled. What runs outside of a task cannot be."""
+    """Return how often this task was canceled. What runs outside of a task cannot be."""
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
 

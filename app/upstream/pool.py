@@ -238,7 +238,7 @@ class UpstreamPool:
     ) -> UpstreamFailure | None:
         """Take a slot of the upstream for one attempt, and report the outcome to its circuit breaker.
 
-        Nothing is reported of an attempt that was not sent, that was cancelled, or that ended with a complaint.
+        Nothing is reported of an attempt that was not sent, that was canceled, or that ended with a complaint.
         """
         permit, is_sent = member.circuit.acquire(self._monotonic()), False
         member.in_flight += 1

@@ -218,7 +218,7 @@ def test_a_run_that_has_ended_does_not_hold_its_task(is_cancelled: bool) -> None
             work.orders.put_nowait(None)
         await run.wait_done()
         await asyncio.sleep(0)
-        assert (run.is_done, run.was_task_cancelled) == (True, is_cancelled)
+        assert (run.is_done, run.was_task_canceled) == (True, is_cancelled)
         assert (run.task, task()) == (None, None)
 
     asyncio.run(play())
@@ -256,7 +256,7 @@ def test_the_error_of_a_cancelled_run_says_that_the_server_is_shutting_down() ->
         run.call_off()
         await run.wait_done()
         assert isinstance(run.error, ServiceUnavailable)
-        assert run.was_task_cancelled
+        assert run.was_task_canceled
         assert work.has_ended
 
     asyncio.run(play())
@@ -282,7 +282,7 @@ def test_a_run_that_is_cancelled_before_its_first_step_has_failed(by_client: boo
 def test_a_run_that_has_not_started_is_neither_done_nor_cancelled() -> None:
     run = JobRun()
     run.call_off()
-    assert (run.is_done, run.was_task_cancelled, run.result) == (False, False, None)
+    assert (run.is_done, run.was_task_canceled, run.result) == (False, False, None)
 
 
 @pytest.mark.parametrize(("items", "result"), [((PARTIAL,), None), ((PARTIAL, RESULT), RESULT)])

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, values
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.observability import metrics
-from app.observability.metrics import LabelledCounter, render, sample_gauges
+from app.observability.metrics import LabeledCounter, render, sample_gauges
 
 ROOT = Path(__file__).parents[3]
 
@@ -52,14 +52,14 @@ LABELS = [
 @pytest.mark.parametrize("case", LABELS, ids=lambda case: case.name)
 def test_only_short_plain_words_become_label_values(case: Label) -> None:
     registry = CollectorRegistry()
-    counter = LabelledCounter(Counter("seen", "…", ("operation", "outcome"), registry=registry))
+    counter = LabeledCounter(Counter("seen", "…", ("operation", "outcome"), registry=registry))
     counter.labels("edit", case.code).inc()
     assert registry.get_sample_value("seen_total", {"operation": "edit", "outcome": case.label}) == 1
 
 
 def test_the_number_of_label_values_is_limited() -> None:
     registry = CollectorRegistry()
-    counter = LabelledCounter(Counter("seen", "…", ("outcome",), registry=registry), max_series=3)
+    counter = LabeledCounter(Counter("seen", "…", ("outcome",), registry=registry), max_series=3)
     for code in ("a", "b", "c", "d", "e", "a", "e"):
         counter.labels(code).inc()
     found = {code: registry.get_sample_value("seen_total", {"outcome": code}) for code in ("a", "c", "d", "other")}
