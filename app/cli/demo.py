@@ -22,6 +22,7 @@ from app.demo.server import serve
 from app.main import create_app
 from app.observability.logging import log, unblock_standard_error
 from app.protocol.image_format import sniff
+from app.server.descriptors import fill_standard_descriptors
 
 PROMPT = "A lighthouse in a storm, oil on canvas"
 
@@ -60,6 +61,7 @@ def run_demo(once: str | None) -> int:
 
     Returns the exit code: 1 if the demo cannot start or an image could not be made.
     """
+    fill_standard_descriptors()
     unblock_standard_error()
     # Threads inherit the mask. It is set before any thread starts, so that the signals reach only `sigwait`.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})

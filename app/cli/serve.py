@@ -14,6 +14,7 @@ from app.config.variables import unknown_variables
 from app.images.signer import InvalidSigner
 from app.images.stores import open_store
 from app.observability.logging import log, unblock_standard_error
+from app.server.descriptors import fill_standard_descriptors
 from app.server.draining import DrainingServer
 from app.services.images import build_store_config, signing_key
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 @click.command("serve")
 def command() -> int:
     """Run the server. Its settings are LIMNER_ variables, .env and limner.toml."""
+    fill_standard_descriptors()
     unblock_standard_error()
     settings = load_settings()
     warn(settings)

@@ -4,14 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import httpx
 import orjson
 import pytest
 
+from tests.support.ports import free_ports
 from tests.support.processes import LimnerProcess, run_process
 from tests.support.servers import RunningDemo
 
@@ -110,3 +113,36 @@ def test_a_crash_is_written_if_somebody_reads_it_and_ends_the_process_in_any_cas
     assert (lines[-1] == b"KeyError: 'a bug'") is is_read
     if is_read:
         assert orjson.loads(lines[0])["event"] == "request"
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "1>&- 2>&-", "0<&- 1>&- 2>&-"])
+def test_closed_standard_streams_are_no_connections(demo: RunningDemo, tmp_path: Path, closed: str) -> None:
+    (port,) = free_ports(1)
+    environment = {
+        **os.environ,
+        "LIMNER_UPSTREAM_BASE_URL": f"{demo.url}/v1",
+        "LIMNER_UPSTREAM_API_KEY": "sk-upstream",
+        "LIMNER_FETCH_ALLOW": demo.url.removeprefix("http://"),
+        "LIMNER_IMAGE_STORE": f"disk://{tmp_path}",
+        "LIMNER_PORT": str(port),
+        "LIMNER_LEDGER": "-",
+    }
+    command = ["sh", "-c", f'exec "$0" -m app serve {closed}', sys.executable]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
+        server = LimnerProcess(cast("subprocess.Popen[str]", process), [])
+        server.url = f"http://127.0.0.1:{port}"
+        wait_until_served(server.url)
+        ask(server, 4)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def wait_until_served(url: str) -> None:
+    """Wait for a server that cannot say that it is ready, for at most a minute."""
+    pause = threading.Event()
+    for _ in range(1200):
+        with suppress(httpx.TransportError):
+            assert httpx.get(f"{url}/healthz", trust_env=False).status_code == 200
+            return
+        pause.wait(0.05)
+    raise AssertionError("the server does not answer")

@@ -1,10 +1,11 @@
 """The limit of open descriptors is raised as far as the system allows, but not without end."""
 
+import os
 from dataclasses import dataclass
 
 import pytest
 
-from app.server.descriptors import raise_descriptor_limit
+from app.server.descriptors import fill_standard_descriptors, raise_descriptor_limit
 
 ENDLESS = -1
 
@@ -42,3 +43,13 @@ def test_the_limit_is_raised(case: Case, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("resource.setrlimit", change)
     assert raise_descriptor_limit() == case.after
     assert limits[0][1] == case.hard
+
+
+@pytest.mark.parametrize("free", [(), (2,), (0, 1, 2)], ids=str)
+def test_closed_standard_streams_become_the_null_device(free: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers, closed = iter([*free, 9]), list[int]()
+    monkeypatch.setattr(os, "open", lambda *_: next(numbers))
+    monkeypatch.setattr(os, "close", closed.append)
+    fill_standard_descriptors()
+    assert closed == [9]
+    assert [*numbers] == []
