@@ -140,7 +140,7 @@ def _join_by_id(costs: Sequence[LedgerCost], rows: Sequence[BillRow]) -> list[Bi
     for row in rows:
         owners = next((by_id[each] for each in row.ids if each in by_id), [])
         if owners:
-            # Several questions of one request may share an id; each takes the row that fits it best.
+            # Several chat requests of one request may share an id; each takes the row that fits it best.
             min(owners, key=lambda cost: _misfit(cost, row)).billed.append(row)
         else:
             left.append(row)

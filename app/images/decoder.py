@@ -36,15 +36,10 @@ from app.images.conversions import (
     prepare,
 )
 from app.images.decode_cost import Cost, DecodeLimits, NotGranted
+from app.images.decoder_messages import PREFIX_SIZE, READY
 from app.images.input_limits import InputLimits
 from app.images.manifests import SigningOptions, sign
 from app.protocol.size_fit import SizeMode
-
-#: Bytes in front of a message, which tell its length.
-PREFIX = 4
-
-#: What a decoder sends when it is ready for its first job.
-READY = b"\1"
 
 _MIB = 2**20
 
@@ -248,14 +243,14 @@ def serve(
         for descriptor in descriptors:
             os.close(descriptor)
         message = orjson.dumps(reply)
-        channel.sendall(len(message).to_bytes(PREFIX) + message)
+        channel.sendall(len(message).to_bytes(PREFIX_SIZE) + message)
         if "exceeded" in reply:
             return
 
 
 def _receive(channel: socket.socket) -> tuple[dict[str, Any], list[Source], list[int]] | None:
     """Return the next job with its inputs and all descriptors, or None if the server has closed the channel."""
-    prefix, descriptors, _, _ = socket.recv_fds(channel, PREFIX, _MAX_DESCRIPTORS)
+    prefix, descriptors, _, _ = socket.recv_fds(channel, PREFIX_SIZE, _MAX_DESCRIPTORS)
     if not prefix:
         return None
     job = orjson.loads(_receive_exactly(channel, int.from_bytes(prefix)))

@@ -12,9 +12,7 @@ from typing import Any
 import orjson
 
 from app.images.blob import Blob
-
-#: The same as in `decoder.py`, which is not imported because it imports Pillow.
-_PREFIX, _READY = 4, b"\1"
+from app.images.decoder_messages import PREFIX_SIZE, READY
 
 #: A decoder is replaced after this many jobs, whatever its libraries have leaked.
 _MAX_JOBS = 200
@@ -190,7 +188,7 @@ class _Channel:
         try:
             if not self._has_started:
                 async with asyncio.timeout(_MAX_START_SECONDS):
-                    self._has_started = await self._receive(len(_READY)) == _READY
+                    self._has_started = await self._receive(len(READY)) == READY
             # It sends nothing unasked, so there is nothing to read unless it has ended.
             return bool(self._socket.recv(1))
         except BlockingIOError:
@@ -205,10 +203,10 @@ class _Channel:
         message = orjson.dumps({**job, "inputs": kinds})
         descriptors = [*(file for file in files if file is not None), output.lend_file()]
         # The buffer of the socket is empty, so these few bytes do not have to wait.
-        socket.send_fds(self._socket, [len(message).to_bytes(_PREFIX)], descriptors)
+        socket.send_fds(self._socket, [len(message).to_bytes(PREFIX_SIZE)], descriptors)
         held = (blob.read_at(0, blob.size) for blob, file in zip(inputs, files, strict=True) if file is None)
         await asyncio.get_running_loop().sock_sendall(self._socket, b"".join((message, *held)))
-        length = await self._receive(_PREFIX)
+        length = await self._receive(PREFIX_SIZE)
         reply: dict[str, Any] = orjson.loads(await self._receive(int.from_bytes(length)))
         # It has closed them before it replied. A process that did not reply may still use them.
         for blob in (*(blob for blob, file in zip(inputs, files, strict=True) if file is not None), output):

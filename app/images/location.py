@@ -1,7 +1,7 @@
-"""Find where an image file says at which place it was taken, and what to write instead: nothing is encoded again.
+"""Find where an image file says where it was taken, and what to write instead. Nothing is encoded again.
 
 Pure. Reads metadata only, in EXIF and XMP of JPEG, PNG and WebP; pixels are not looked at. A file is only made shorter
-where a PNG has compressed metadata, and where a phone has appended a film to a photo: films name their place, too.
+where a PNG has compressed metadata, and where a phone has appended a film to a photo: films name a location, too.
 """
 
 import re
@@ -16,7 +16,7 @@ Order = Literal["little", "big"]
 
 #: Segments, chunks or directory entries that are read before the search is given up.
 _MAX_STEPS = 1024
-#: Metadata of a PNG that is larger, once decompressed, is dropped unread: it may have a place, and no reader needs it.
+#: Metadata of a PNG that is larger, once decompressed, is dropped unread: it may name a location, and nobody needs it.
 _MAX_METADATA = 4 * 2**20
 _COPY = 256 * 1024
 #: Bytes of the head of a film that are recognized.
@@ -49,7 +49,7 @@ class Edit:
 
 
 def location_edits(read_at: ReadAt) -> Sequence[Edit]:
-    """Return what has to be replaced in a file, in order; nothing if it names no place."""
+    """Return what has to be replaced in a file, in order; nothing if it names no location."""
     head = read_at(0, 16)
     if head.startswith(b"\xff\xd8"):
         return list(_jpeg_edits(read_at, 2))
@@ -117,7 +117,7 @@ def _webp_edits(read_at: ReadAt) -> Iterator[Edit]:
 
 
 def _changed(offset: int, data: bytes) -> Iterator[Edit]:
-    clean = without_place(data)
+    clean = without_location(data)
     if clean != data:
         yield Edit(offset, len(data), clean)
 
@@ -126,7 +126,7 @@ def _png_edits(read_at: ReadAt) -> Iterator[Edit]:
     for chunk in png_chunks(read_at, _MAX_STEPS):
         if chunk.kind in {b"eXIf", b"iTXt", b"tEXt", b"zTXt"}:
             data = read_at(chunk.offset, chunk.length)
-            clean = without_place(data) if chunk.kind == b"eXIf" else _clean_text(chunk.kind, data)
+            clean = without_location(data) if chunk.kind == b"eXIf" else _clean_text(chunk.kind, data)
             if clean is None:
                 yield Edit(chunk.offset - 8, 12 + chunk.length, b"")
             elif clean != data:
@@ -135,18 +135,18 @@ def _png_edits(read_at: ReadAt) -> Iterator[Edit]:
 
 
 def _clean_text(kind: bytes, data: bytes) -> bytes | None:
-    """Return the text chunk of a PNG without a place, None if the whole chunk has to go."""
+    """Return the text chunk of a PNG without a location, None if the whole chunk has to go."""
     keyword, _, rest = data.partition(b"\0")
     if keyword.startswith(b"Raw profile type "):
         # ImageMagick writes EXIF and XMP as hexadecimal text, compressed or not.
         text = _inflate(rest[1:]) if kind == b"zTXt" else rest
         digits = b"".join((text or b"").split()[2:])
         raw = bytes.fromhex(digits.decode("latin-1")) if re.fullmatch(rb"(?:[0-9a-fA-F]{2})*", digits) else b""
-        return data if text is not None and without_place(raw) == raw else None
+        return data if text is not None and without_location(raw) == raw else None
     if kind == b"iTXt" and rest[:1] == b"\1":
         text = _inflate(rest[2:].split(b"\0", 2)[-1])
-        return data if text is not None and without_place(text) == text else None
-    return data if kind == b"zTXt" else without_place(data)
+        return data if text is not None and without_location(text) == text else None
+    return data if kind == b"zTXt" else without_location(data)
 
 
 def _inflate(data: bytes) -> bytes | None:
@@ -158,8 +158,8 @@ def _inflate(data: bytes) -> bytes | None:
     return text if decompressor.eof else None
 
 
-def without_place(data: bytes) -> bytes:
-    """Return EXIF or XMP without its place, as long as before."""
+def without_location(data: bytes) -> bytes:
+    """Return EXIF or XMP of the same length without the location."""
     start = len(_EXIF) if data.startswith(_EXIF) else 0
     if data[start : start + 4] in {b"II*\0", b"MM\0*"}:
         return data[:start] + _without_gps_directory(data[start:])
@@ -172,7 +172,7 @@ def _blank(match: re.Match[bytes]) -> bytes:
 
 
 def _without_gps_directory(tiff: bytes) -> bytes:
-    """Return EXIF whose directories have no entry for a place. The bytes of the place become zeros."""
+    """Return EXIF whose directories have no entry for a location. The bytes of the location become zeros."""
     order: Order = "little" if tiff[:1] == b"I" else "big"
     data = bytearray(tiff)
     directory = _number(data, 4, 4, order)

@@ -274,9 +274,9 @@ class JobIO:
             )
         if prepared.shrunk is not None:
             self._run.telemetry.shrunk.append(prepared.shrunk)
-        return await self._without_place(self._adopt(prepared.blob, image))
+        return await self._without_location(self._adopt(prepared.blob, image))
 
-    async def _without_place(self, image: Blob) -> Blob:
+    async def _without_location(self, image: Blob) -> Blob:
         """Return an image that does not say where it was taken: the given one if it does not, or may."""
         edits = location_edits(image.read_at) if self.backends.strip_location else ()
         if not edits:

@@ -23,6 +23,7 @@ from app.images import decoder
 from app.images.blob import Blob
 from app.images.decode_cost import Cost
 from app.images.decoder import HeldBytes, Output, SharedFile, ending_with, enforce_cost, run_template, serve
+from app.images.decoder_messages import PREFIX_SIZE, READY
 from tests.support.decoders import restore_pillow_afterwards
 from tests.support.sample_images import as_blob, as_bytes, as_image, gradient, saved
 from tests.support.signing import credentials, read_manifest
@@ -70,8 +71,8 @@ class Client:
         self.decoder.shutdown(socket.SHUT_WR)
         replies = []
         with self.socket.makefile("rb") as file:
-            assert file.read(1) == decoder.READY
-            while prefix := file.read(decoder.PREFIX):
+            assert file.read(1) == READY
+            while prefix := file.read(PREFIX_SIZE):
                 replies.append(orjson.loads(file.read(int.from_bytes(prefix))))
         return replies
 

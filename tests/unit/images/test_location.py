@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from app.images.location import edited, location_edits, without_place
+from app.images.location import edited, location_edits, without_location
 from tests.support.sample_images import chunk
 
 GPS = 0x8825
@@ -192,7 +192,7 @@ def test_a_place_in_big_endian_exif_and_behind_other_entries() -> None:
         tiff += tag.to_bytes(2, "big") + kind.to_bytes(2, "big") + count.to_bytes(4, "big") + value
     tiff = (tiff + bytes(4)).ljust(100, b"\0")
     tiff += b"\0\1" + b"\0\2\0\5\0\0\0\3\0\0\0\x76" + bytes(4) + b"PLACE" * 5
-    clean = without_place(b"Exif\0\0" + tiff)
+    clean = without_location(b"Exif\0\0" + tiff)
     assert b"PLACEPLACE" not in clean[:130]
     assert clean[14:16] == b"\0\2"
     assert clean[28:30] == b"\x99\x99"
@@ -227,7 +227,7 @@ def test_a_preview_within_the_metadata_is_part_of_it() -> None:
 
 @given(data=st.binary(max_size=400), start=st.sampled_from([b"Exif\0\0II*\0", b"MM\0*\0\0\0\x08", b"II*\0\x08\0\0\0", b"<x a:GPSx='"]))  # fmt: skip
 def test_damaged_metadata_keeps_its_length(data: bytes, start: bytes) -> None:
-    assert len(without_place(start + data)) == len(start + data)
+    assert len(without_location(start + data)) == len(start + data)
 
 
 @given(data=st.binary(max_size=300), cut=st.integers(0, 3000), which=st.sampled_from(CASES))
