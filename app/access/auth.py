@@ -107,8 +107,10 @@ def _parse_bearer(headers: Headers) -> str | None:
         return None
     scheme, _, token = values[0].partition(" ")
     token = token.strip()
-    # In pass-through mode the token becomes a header of the upstream request, so only visible ASCII is accepted.
-    if len(values) > 1 or scheme.lower() != "bearer" or not token or not (token.isascii() and token.isprintable()):
+    # In pass-through mode the token becomes a header of the upstream request, so only visible ASCII is accepted. No key
+    # has a space: some clients write `Bearer` themselves, in front of what was entered with it.
+    is_visible = token.isascii() and token.isprintable() and " " not in token
+    if len(values) > 1 or scheme.lower() != "bearer" or not token or not is_visible:
         raise Unauthorized("Malformed Authorization header. Send exactly one, as: Authorization: Bearer YOUR_KEY")
     return token
 

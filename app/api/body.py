@@ -25,7 +25,7 @@ from app.protocol.pace import Pace
 from app.protocol.parameters import FormPart, Operation
 from app.protocol.request_parser import read_form, read_json
 from app.protocol.size_fit import SizeMode
-from app.protocol.validation_errors import header_safe_name
+from app.protocol.validation_errors import header_safe_name, quote
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -82,7 +82,7 @@ async def read_image_request(
     # An equal request is recognized by the checksums of its images.
     new_blob = partial(spool.new_blob, with_checksum=True)
     spooler = InlineImageSpooler(new_blob)
-    match content_type.partition(";")[0].strip().lower():
+    match media_type(content_type):
         case "multipart/form-data":
             boundary = parse_boundary(content_type)
             body = await decompress_body(PeekableBody(chunks), encoding, max_bytes)
@@ -94,7 +94,7 @@ async def read_image_request(
             # A quarter of a million of values take 0.3 s.
             request = read() if len(text) <= _SMALL else await asyncio.to_thread(read)
             return resolve_spooled(request, spooler, max_image)
-    raise InvalidRequest("Unsupported content type. Use 'application/json' or 'multipart/form-data'.")
+    raise _unsupported(media_type(content_type))
 
 
 def _read_json(operation: Operation, text: bytes | bytearray, charset: str, size_mode: SizeMode) -> ImagesRequest:
@@ -246,6 +246,16 @@ async def _parse_in_pieces(chunk: bytes, parse: Callable[[bytes], object], pace:
         start += len(piece)
         if seconds > _SLOW:
             await asyncio.sleep(0)
+
+
+def media_type(content_type: str) -> str:
+    """Return the type without its parameters. JSON of any dialect is JSON; a header that came twice is a list."""
+    kind = re.split("[;,]", content_type, maxsplit=1)[0].strip().lower()
+    return "application/json" if kind.endswith("+json") else kind
+
+
+def _unsupported(kind: str) -> InvalidRequest:
+    return InvalidRequest(f"Unsupported content type '{quote(kind)}'. Use 'application/json' or 'multipart/form-data'.")
 
 
 def parse_charset(content_type: str) -> str:

@@ -18,6 +18,9 @@ _FORMATS: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"8BPS"), "a file of Photoshop"),
     (re.compile(rb"\0\0[\x01\x02]\0"), "an icon"),
     (re.compile(rb"PK\x03\x04"), "a ZIP archive"),
+    (re.compile(rb"\x1f\x8b"), "compressed by gzip"),
+    (re.compile(rb"\s*(?:data:image/|iVBORw0KGgo|/9j/|UklGR|R0lGOD)"), "base64, which belongs into a text field"),
+    (re.compile(rb"version https://git-lfs"), "the pointer of a file that Git LFS has not fetched"),
     (
         re.compile(
             rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*(?:<!DOCTYPE svg[^>]*>\s*)?<svg", re.DOTALL | re.IGNORECASE

@@ -112,17 +112,19 @@ class IntegerParam:
         return f"{self.minimum} to {self.maximum}"
 
     def from_json(self, name: str, value: object) -> int:
-        # orjson parses an integer of more than 64 bits as a float.
-        if type(value) is int or (type(value) is float and abs(value) >= 2**63):
-            return self._check(name, value, str(value))
+        # orjson parses an integer of more than 64 bits as a float. Gson and Lua write every number with a point:
+        # 1.0 is an integer in JSON Schema, too.
+        if type(value) is int or (type(value) is float and value.is_integer()):
+            return self._check(name, value, str(int(value)) if abs(value) < 2**53 else str(value))
         raise wrong_type(name, "an integer", value)
 
     def from_form(self, name: str, parts: Sequence[FormPart]) -> int | None:
         text = single_text(name, parts, "an integer")
         if text == self.unset:
             return None
-        if not re.fullmatch("-?[0-9]+", text):
+        if not re.fullmatch(r"-?[0-9]+(?:\.0+)?", text):
             raise not_convertible(name, "an integer")
+        text = text.partition(".")[0]
         # Python refuses to convert thousands of digits to an integer.
         if len(text) > MAX_QUOTED:
             return self._check(name, float(text), quote(text))

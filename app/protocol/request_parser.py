@@ -1,6 +1,6 @@
 """Read the request for images that a JSON body or a form makes, and check it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -92,12 +92,15 @@ def read_form(operation: Operation, parts: Sequence[FormPart], mode: SizeMode = 
         InvalidRequest: A parameter is wrong; the first one is named, in OpenAI's wording.
     """
     given: dict[str, list[FormPart]] = {}
+    empty = set()
     for part in parts:
         name = part.name.partition("[")[0]
         if name == "prompt" or not _is_empty(part):
             given.setdefault(name, []).append(part)
+        elif not isinstance(part.value, str):
+            empty.add(name)
     given = place_form_images(operation, given, TABLES[operation, True].places.keys(), _IMAGE_NAMES)
-    return _read(operation, given, mode, form=True)
+    return _read(operation, given, mode, form=True, empty_files=empty)
 
 
 def _is_empty(part: FormPart) -> bool:
@@ -105,7 +108,9 @@ def _is_empty(part: FormPart) -> bool:
     return part.value == "" if isinstance(part.value, str) else part.value.size == 0
 
 
-def _read(operation: Operation, given: Mapping[str, Any], mode: SizeMode, *, form: bool) -> ImagesRequest:
+def _read(
+    operation: Operation, given: Mapping[str, Any], mode: SizeMode, *, form: bool, empty_files: Set[str] = frozenset()
+) -> ImagesRequest:
     exact_types = {} if mode is SizeMode.NATIVE else _EXACT_TYPES
     values: dict[str, Any] = {}
     lowered: list[str] = []
@@ -116,7 +121,7 @@ def _read(operation: Operation, given: Mapping[str, Any], mode: SizeMode, *, for
         parameter, names = table.rows[place], table.names[place]
         name = names[0] if names[0] in given else next((name for name in names if name in given), None)
         if name is None:
-            raise missing_parameter(names[0])
+            raise missing_parameter(names[0], is_empty_file=not empty_files.isdisjoint(names))
         used.add(name)
         kind = exact_types.get(parameter.name, parameter.type)
         value = (kind.from_form if form else kind.from_json)(name, given[name])

@@ -96,7 +96,7 @@ class SizeParam:
             value = f"{value['width']}x{value['height']}"
         if not isinstance(value, str):
             raise wrong_type(name, "a string", value)
-        if value in {"", "auto"}:
+        if value.lower() in {"", "auto"}:
             return None
         if size := parse_pixels(value):
             return SizeWish(pixels=_check(size, value, name, is_exact=self.is_exact))
@@ -131,7 +131,7 @@ class RatioParam:
             value = f"{value:.4f}".rstrip("0").rstrip(".")
         if not isinstance(value, str):
             raise wrong_type(name, "a string", value)
-        if value in {"", "auto"}:
+        if value.lower() in {"", "auto"}:
             return None
         ratio = parse_ratio(re.sub("[xX×*]", ":", value), name)
         if ratio is None and _QUOTIENT.fullmatch(value):

@@ -87,7 +87,7 @@ def parse_size(text: str, param: str = "size") -> Size | None:
     Raises:
         UserError: The text is not a size, or the size breaks a rule; in OpenAI's wording.
     """
-    if text in {"", "auto"}:
+    if text.lower() in {"", "auto"}:
         return None
     size = parse_pixels(text)
     if size is None:

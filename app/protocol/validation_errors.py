@@ -95,8 +95,10 @@ def too_many_properties(name: str, maximum: int, length: int) -> InvalidRequest:
     return InvalidRequest(message, param=name, code="object_above_max_properties")
 
 
-def missing_parameter(name: str) -> InvalidRequest:
-    message = f"Missing required parameter: '{name}'."
+def missing_parameter(name: str, *, is_empty_file: bool = False) -> InvalidRequest:
+    """Return the error for a parameter that is not there. `is_empty_file`: a file without bytes stands in its place."""
+    empty = " The file under this name is empty." if is_empty_file else ""
+    message = f"Missing required parameter: '{name}'.{empty}"
     return InvalidRequest(message, param=name, code="missing_required_parameter")
 
 

@@ -78,7 +78,7 @@ DATA_URL, LARGE_URL = data_url(300), data_url(75_000)
 TOO_LARGE = f"Maximum content size limit ({LIMIT}) exceeded."
 NOT_JSON = "We could not parse the JSON body of your request"
 NOT_FORM = "We could not parse the multipart body of your request."
-WRONG_TYPE = "Unsupported content type. Use 'application/json' or 'multipart/form-data'."
+WRONG_TYPE = "Unsupported content type '{}'. Use 'application/json' or 'multipart/form-data'."
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,8 @@ CASES = [
     Case("JSON", build_request(GENERATIONS, KEY, JSON, body=SMALL)),
     Case("JSON with a charset", build_request(GENERATIONS, KEY, "content-type: Application/JSON ; charset=utf-8", body=SMALL)),
     Case("JSON by another name", build_request(GENERATIONS, KEY, "content-type: text/json", body=SMALL)),
+    Case("JSON in a form of its own", build_request(GENERATIONS, KEY, "content-type: application/vnd.api+json", body=SMALL)),
+    Case("JSON, said twice", build_request(GENERATIONS, KEY, "content-type: application/json, application/json", body=SMALL)),
     Case("JSON without a content type", build_request(GENERATIONS, KEY, body=SMALL)),
     Case("JSON with an empty content type", build_request(GENERATIONS, KEY, "content-type:", body=SMALL)),
     Case("JSON in chunks, cut anywhere", build_request(GENERATIONS, KEY, JSON, CHUNKED) + chunked_body(SMALL[:5], SMALL[5:6], SMALL[6:])),
@@ -153,9 +155,9 @@ CASES = [
     Case("a large image under an unknown name", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a hat","init_image":"%s"}' % base64.b64encode(png(75_000))), 400, "Unknown parameter: 'init_image'. To edit images, use /v1/images/edits with 'images'.", "unknown_parameter"),
     Case("a large image under an unknown name whose meaning is plain", build_request(EDITS, KEY, JSON, body=b'{"prompt":"a hat","response_format":"url","init_image":"%s"}' % base64.b64encode(png(75_000)))),
     # Other content types.
-    Case("a form with URL encoding", build_request(GENERATIONS, KEY, "content-type: application/x-www-form-urlencoded", body=b"prompt=a+fox"), 400, WRONG_TYPE),
-    Case("plain text", build_request(GENERATIONS, KEY, "content-type: text/plain", body=SMALL), 400, WRONG_TYPE),
-    Case("another kind of multipart", build_request(EDITS, KEY, "content-type: multipart/mixed; boundary=B", body=form()), 400, WRONG_TYPE),
+    Case("a form with URL encoding", build_request(GENERATIONS, KEY, "content-type: application/x-www-form-urlencoded", body=b"prompt=a+fox"), 400, WRONG_TYPE.format("application/x-www-form-urlencoded")),
+    Case("plain text", build_request(GENERATIONS, KEY, "content-type: text/plain", body=SMALL), 400, WRONG_TYPE.format("text/plain")),
+    Case("another kind of multipart", build_request(EDITS, KEY, "content-type: multipart/mixed; boundary=B", body=form()), 400, WRONG_TYPE.format("multipart/mixed")),
     # Length.
     Case("a body as long as allowed", build_request(GENERATIONS, KEY, JSON, body=SMALL + BLANK[len(SMALL) :])),
     Case("a body one byte longer", build_request(GENERATIONS, KEY, JSON, body=SMALL + BLANK[len(SMALL) :] + b" "), 413, TOO_LARGE, "request_too_large"),

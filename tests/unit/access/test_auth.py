@@ -41,6 +41,7 @@ CASES = [
     ),
     Case("another scheme", ["Basic c2stb25l"], refused="Malformed Authorization header"),
     Case("a scheme without a key", ["Bearer "], refused="Malformed Authorization header"),
+    Case("the scheme twice", ["Bearer Bearer sk-one"], refused="Malformed Authorization header"),
     Case("two headers, one of them right", ["Bearer sk-one", "Bearer x"], refused="Malformed Authorization header"),
     Case("a key that is not ASCII", ["Bearer schl\u00fcssel"], refused="Malformed Authorization header"),
     Case("a key with a control character", ["Bearer a\x01b"], refused="Malformed Authorization header"),

@@ -46,6 +46,12 @@ JSON = [
     Json("the longest prompt", {"prompt": "猫" * 32_000}, {"prompt": "猫" * 32_000}),
     Json("a prompt of one visible character", {"prompt": " \n🐈 "}, {"prompt": " \n🐈 "}),
     Json("ten images", {"n": 10}, {"n": 10}),
+    Json(
+        "a whole number with a point",
+        {"n": 2.0, "output_format": "webp", "output_compression": 80.0},
+        {"n": 2, "output_compression": 80},
+    ),
+    Json("auto in capitals", {"size": "AUTO", "aspect_ratio": "Auto"}, {"size": None, "ignored": ()}),
     Json("a size", {"size": "1536x1024"}, {"size": Size(1536, 1024), "size_text": "1536x1024"}),
     Json("auto leaves the choice to the model", {"size": "auto"}, {"size": None, "size_text": "auto", "ignored": ()}),
     Json("an empty size leaves the choice to the model", {"size": ""}, {"size": None, "ignored": ()}),
@@ -409,6 +415,7 @@ FORM = [
     Form(
         "numbered images", parts(("image[1]", TWO), ("image[0]", ONE)), {"images": (InputImage(ONE), InputImage(TWO))}
     ),
+    Form("a whole number with a point", parts(("image", ONE), ("n", "2.0")), {"n": 2}),
     Form("a mask in brackets", parts(("image", ONE), ("mask[]", TWO)), {"mask": InputImage(TWO)}),
     Form("a link in place of a file", parts(("image", LINK)), {"images": (InputImage(url=LINK),)}),
     Form(
@@ -502,7 +509,7 @@ WRONG_FORM = [
     Wrong(
         "an empty image",
         parts(("prompt", "p"), ("image", EMPTY)),
-        "Missing required parameter: 'image'.",
+        "Missing required parameter: 'image'. The file under this name is empty.",
         "image",
         "missing_required_parameter",
         operation=EDIT,

@@ -111,7 +111,7 @@ WRONG_JSON = [
     ),
     Wrong("a text is no number", IntegerParam(1, 10), "2", NOT_AN_INTEGER.format("a string"), "invalid_type"),
     Wrong("true is no number", IntegerParam(1, 10), True, NOT_AN_INTEGER.format("a boolean"), "invalid_type"),
-    Wrong("2.0 is no integer", IntegerParam(1, 10), 2.0, NOT_AN_INTEGER.format("a decimal number"), "invalid_type"),
+    Wrong("2.5 is no integer", IntegerParam(1, 10), 2.5, NOT_AN_INTEGER.format("a decimal number"), "invalid_type"),
     Wrong(
         "a small number",
         IntegerParam(1, 10),

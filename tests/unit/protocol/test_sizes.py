@@ -24,6 +24,7 @@ class Allowed:
 
 ALLOWED = [
     Allowed("auto leaves the choice to the model", "auto", None, None),
+    Allowed("auto in capitals", "AUTO", None, None),
     Allowed("an empty text leaves the choice too", "", None, None),
     Allowed("the square", "1024x1024", "1024x1024", "1024x1024"),
     Allowed("landscape", "1536x1024", "1536x1024", "1536x1024"),
@@ -84,7 +85,6 @@ REFUSED = [
     Refused("a leading zero", "01024x1024", f"Invalid size '01024x1024'. {FORM}"),
     Refused("negative", "-1024x1024", f"Invalid size '-1024x1024'. {FORM}"),
     Refused("a tier", "2K", f"Invalid size '2K'. {FORM}"),
-    Refused("capitals", "AUTO", f"Invalid size 'AUTO'. {FORM}"),
     Refused("one side only", "1024x", f"Invalid size '1024x'. {FORM}"),
     Refused("three sides", "1024x1024x1024", f"Invalid size '1024x1024x1024'. {FORM}"),
     Refused("ten digits", "1000000000x1024", f"Invalid size '1000000000x1024'. {FORM}"),
