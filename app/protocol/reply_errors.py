@@ -10,18 +10,25 @@ from typing import Any
 ReplyError = Mapping[str, Any]
 
 _SUCCESS_CODES = (None, 0, 200, "0", "200", "success", "")
+#: False equals 0.
+_UNTRUE = (False, "false")
 _FAILURE_STATUSES = ("error", "fail", "failed", *range(400, 600))
 #: Characters of an error that are read, and of the name of one of its fields.
 _MAX_ERROR, _MAX_KEY = 32 * 1024, 64
 #: A document without these keys has no error itself: most events of a stream.
-_ERROR_MARKS = frozenset({"error", "errors", "detail", "success", "code", "status"})
+_ERROR_MARKS = frozenset({"error", "errors", "detail", "fault", "success", "ok", "code", "status"})
 #: If a document with an error has no error object, these of its keys make one.
-_ERROR_KEYS = ("message", "msg", "detail", "error", "title", "type", "param", "code", "status")
+_ERROR_KEYS = (
+    *("message", "msg", "detail", "error", "title", "type", "param", "code", "status"),
+    *("error_code", "errorCode", "reason"),
+)
+#: Where a document has an error, or the first of several.
+_ERROR_PLACES = ("error", "errors", "detail", "fault")
 #: What relays call the code and the message in an object that says how a request went, in lower case.
 _CODE_KEYS = ("code", "status_code", "statuscode", "error_code", "errorcode", "errcode", "ret", "ret_code")
 _MESSAGE_KEYS = (
     *("message", "msg", "status_msg", "statusmsg", "error_msg", "errormsg", "errmsg", "error_message"),
-    *("error_description", "description"),
+    *("error_description", "description", "status_message", "errormessage"),
 )
 _SUCCESS_WORDS = re.compile(
     r"(?:ok|okay|(?:submit )?success(?:ful(?:ly)?)?|succeeded|done|\w{0,4}成功)\W*", re.IGNORECASE
@@ -45,7 +52,7 @@ def find_error(document: Mapping[str, Any]) -> ReplyError | None:
 def _find_error_object(document: Mapping[str, Any]) -> dict[str, Any] | None:
     if _ERROR_MARKS.isdisjoint(document):
         return None
-    for name in ("error", "errors", "detail"):
+    for name in _ERROR_PLACES:
         value = document.get(name)
         first = value[0] if isinstance(value, list) and value else value
         if isinstance(first, dict) and first:
@@ -54,7 +61,8 @@ def _find_error_object(document: Mapping[str, Any]) -> dict[str, Any] | None:
             return {**_error_fields(document), "message": first}
     has_failed = (
         document.get("error") is True
-        or document.get("success") is False
+        or document.get("success", True) in _UNTRUE
+        or document.get("ok", True) in _UNTRUE
         or document.get("code") not in _SUCCESS_CODES
         or document.get("status") in _FAILURE_STATUSES
     )
@@ -71,8 +79,11 @@ def _find_inner_error(document: Mapping[str, Any]) -> dict[str, Any] | None:
 def _coded_error(node: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what an object says of a failure: its error, or a message with a code other than those of success."""
     lower = {key.lower(): value for key, value in node.items()}
-    if isinstance(lower.get("error"), dict):
-        return {key.lower(): value for key, value in lower["error"].items()} or None
+    error = lower.get("error")
+    if isinstance(error, dict):
+        return {key.lower(): value for key, value in error.items()} or None
+    if isinstance(error, str) and error:
+        return {"code": lower.get("code"), "message": error}
     code = next((lower[key] for key in _CODE_KEYS if key in lower), None)
     message = next((lower[key] for key in _MESSAGE_KEYS if isinstance(lower.get(key), str)), "")
     has_failed = isinstance(code, str | int) and code not in _SUCCESS_CODES

@@ -120,7 +120,7 @@ _MAX_ECHOED = 64 * 1024
 _MAX_NODES, _MAX_DEPTH = 64, 8
 _MESSAGE_KEYS = (
     *("message", "msg", "detail", "error", "title", "error_msg", "status_msg", "errormessage", "error_message"),
-    *("error_description", "reason", "description"),
+    *("error_description", "reason", "description", "faultstring", "status_message"),
 )
 #: What relays say of the error that they pass on; the error itself stands beside it.
 _GENERIC = re.compile(
@@ -177,7 +177,8 @@ def _unwrap(document: object) -> object:
             document = document[0] if document else ""
         elif isinstance(document, dict) and isinstance(document.get("error"), dict | list):
             document = document["error"]
-        elif isinstance(document, dict) and isinstance(document.get("errors"), list):
+        elif isinstance(document, dict) and isinstance(document.get("errors"), list) and "message" not in document:
+            # Google's older errors say it themselves, too, and have the status beside it.
             document = document["errors"]
     return document
 

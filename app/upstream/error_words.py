@@ -19,7 +19,7 @@ def _near(first: str, second: str) -> str:
 
 #: What an account is counted in, and that nothing of it is left.
 _MEANS = (
-    r"\b(?:credits?|funds|points|coins|saldo|fondos|cr[ée]ditos?|solde|cr[ée]dits|guthaben|credito|tegoed)\b"
+    r"\b(?:credits?|balance|funds|points|coins|saldo|fondos|cr[ée]ditos?|solde|cr[ée]dits|guthaben|credito|tegoed)\b"
     r"|余额|餘額|额度|額度|积分|積分|点数|點數|资源包|クレジット|残高|ポイント|잔액|크레딧|포인트"
     r"|\bбаланс|\bсредств|\bкредит|\bkredit|\bbakiye|số dư"
 )
@@ -173,7 +173,7 @@ RATE = _any_of(
         "rate_limit_exceeded",
         "rate_limit_error",
         "rate limit reached",
-        r"rate[ -]limit(?:ed| exceeded)",
+        r"rate[ _-]?limit(?:ed|[ _-]?exceeded)",
         r"^rate[ _-]?limit\b",
         "too many requests",
     ),

@@ -224,6 +224,17 @@ ERRORS = [
         {"code": 24, "description": "可能包含敏感词", "properties": {}},
         {"code": 24, "message": "可能包含敏感词"},
     ),
+    ErrorCase("a message of a status", {"status_code": 50003, "status_message": "m"}, {"code": 50003, "message": "m"}),
+    ErrorCase(
+        "an error's message in one word", {"errorCode": "429", "errorMessage": "m"}, {"code": "429", "message": "m"}
+    ),
+    ErrorCase("a fault", {"fault": {"faultstring": "m"}}, {"faultstring": "m"}),
+    ErrorCase("a success of zero", {"success": 0, "msg": "m"}, {"msg": "m"}),
+    ErrorCase("a success of false, as text", {"success": "false", "message": "m"}, {"message": "m"}),
+    ErrorCase("not ok", {"ok": False, "message": "m", "error_code": "c"}, {"message": "m", "error_code": "c"}),
+    ErrorCase("ok", {"ok": True, "success": 1, "message": "m"}, None),
+    ErrorCase("an error in words within", {"data": {"error": "m"}}, {"code": None, "message": "m"}),
+    ErrorCase("an empty error in words within", {"data": {"error": "", "url": "u"}}, None),
     ErrorCase("a description of a success", {"code": 1, "description": "提交成功", "result": "7"}, None),
     ErrorCase("a head of success", {"base_resp": {"status_code": 0, "status_msg": "success"}}, None),
     ErrorCase("a head of success with an unknown code", {"status": {"code": 10000, "msg": "OK!"}}, None),

@@ -162,6 +162,8 @@ OPERATORS = (
     Case("Go, http in place of https", 400, b"Client sent an HTTP request to an HTTPS server.\n", "upstream_error"),
     Case("Apache, http in place of https", 400, b"<html><p>Reason: You're speaking plain HTTP to an SSL-enabled server port.</p></html>", "upstream_error"),
     Case("Tomcat, http in place of https", 400, b"Bad Request\nThis combination of host and port requires TLS.\n", "upstream_error"),
+    Case("a code of the account beside its words, inside a 200", 200, {"status": "failed", "error_code": "INSUFFICIENT_CREDITS", "message": "Not enough"}, QUOTA),
+    Case("no balance, in words", 400, e("Not enough balance"), QUOTA),
 )  # fmt: skip
 
 LIMITS = (
@@ -178,6 +180,10 @@ LIMITS = (
     *(Case(f"a limit, in words: {words}", 400, e(words), RATE) for words in ("Open api qps request limit reached", "Request has reached API limit, please try later", "RequestLimitExceeded.JobNumExceed", "Request limit reached for this minute", "Daily image limit reached. Try again tomorrow.", "You hit your limit of 10 generations per day", "TPM limit exceeded", "rpm exhausted", "Too many pending tasks in queue", "The queue is full", "You have reached the maximum number of concurrent jobs", "No available GPU, please retry", "Server is busy", "Quota exceeded for metric 'requests' and limit 'requests per minute'")),
     *(Case(f"a limit, in words: {words}", 400, e(words), RATE) for words in ("操作过于频繁，请稍后重试", "请求的次数超过了频率限制。", "同时处理的任务数量已达上限。", "当前排队人数过多", "超出每日限额", "リクエスト制限に達しました", "요청 한도를 초과했습니다", "Слишком много запросов", "Demasiadas solicitudes", "Trop de requêtes", "Zu viele Anfragen")),
     Case("a full queue, under the key of a description, inside a 200", 200, {"code": 23, "description": "队列已满，请稍后尝试", "properties": {}}, RATE),
+    Case("Google's older form inside a 200", 200, {"error": {"errors": [{"reason": "rateLimitExceeded", "message": "x"}], "code": 429, "message": "x"}}, RATE),
+    Case("GraphQL inside a 200", 200, {"errors": [{"message": "x", "extensions": {"code": "RATE_LIMITED"}}]}, RATE),
+    Case("a code in capitals inside a 200", 200, {"success": False, "error": {"code": "RATE_LIMITED", "message": "Slow down"}}, RATE),
+    Case("Apigee inside a 200", 200, {"fault": {"faultstring": "Too many requests"}}, RATE),
 )  # fmt: skip
 
 FAILURES = (
