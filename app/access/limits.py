@@ -160,7 +160,9 @@ class KeyLimits:
 
     async def _read_window(self, counters: Counters, window: LimitWindow) -> LimitWindow:
         start, used = await counters.get_moving_window(window.counter, window.rate.amount, window.seconds)
-        return replace(window, used=used, resets_in=max(0.0, start + window.seconds - self._now()))
+        # In Redis stands the time of day of the replica that has used it, which may have been set back since.
+        resets_in = min(max(0.0, start + window.seconds - self._now()), window.seconds)
+        return replace(window, used=used, resets_in=resets_in)
 
     async def _limit_exceeded(self, counters: Counters, key: ClientKey, windows: list[LimitWindow]) -> RateLimited:
         """Build the error for the exhausted limit that resets last."""

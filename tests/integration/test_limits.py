@@ -231,6 +231,22 @@ def test_a_clock_that_is_set_back_keeps_no_key_at_its_limit(monkeypatch: pytest.
     asyncio.run(check())
 
 
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+def test_no_key_waits_for_longer_than_its_limit_lasts_whatever_the_clock_says(jump: float) -> None:
+    limits, alice = Meter().limits, caller('images = ["1/minute"]')
+
+    async def check() -> None:
+        headers = await limits.charge(alice, 1)
+        assert headers["x-ratelimit-reset-images"] == "1m0s"
+        limits._now = lambda: time.time() + jump
+        with pytest.raises(RateLimited) as refused:
+            await limits.charge(alice, 1)
+        assert refused.value.headers["x-ratelimit-reset-images"] in {"1m0s", "0s"}
+        assert int(refused.value.headers["retry-after"]) <= 60
+
+    asyncio.run(check())
+
+
 def test_what_was_used_still_counts_after_a_limit_is_changed() -> None:
     async def check() -> None:
         meter = Meter()
