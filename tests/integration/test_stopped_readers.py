@@ -67,16 +67,18 @@ def test_a_log_that_nobody_reads_stops_neither_requests_nor_the_end(
         assert server.process.wait(30) == 0
 
 
-def test_a_log_that_is_read_late_is_complete(demo: RunningDemo, tmp_path: Path) -> None:
-    with run_process(demo, tmp_path, LIMNER_UPSTREAM_MODEL="gpt-image-2-chat") as server:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_log_that_is_read_late_is_complete(demo: RunningDemo, tmp_path: Path, workers: int) -> None:
+    more = {"LIMNER_WORKERS": str(workers), "LIMNER_ALLOW_UNSHARED": "true"}
+    with run_process(demo, tmp_path, LIMNER_UPSTREAM_MODEL="gpt-image-2-chat", **more) as server:
         fill(server.process, 2)
         ask(server, 6)
         with ThreadPoolExecutor(1) as threads:
             read = threads.submit(events, server.process)
             server.process.send_signal(signal.SIGTERM)
             assert server.process.wait(30) == 0
-        assert [event for event in read.result() if event == "request"] == ["request"] * 6
-        assert read.result()[-1].startswith("Finished server process")
+        assert read.result().count("request") == 6
+        assert sum(event.startswith("Finished server process") for event in read.result()) == workers
 
 
 def test_a_ledger_that_nobody_reads_stops_neither_requests_nor_the_end(demo: RunningDemo, tmp_path: Path) -> None:
