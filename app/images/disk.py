@@ -4,6 +4,7 @@ import asyncio
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ T = TypeVar("T")
 
 _MAX_BYTES = 10 * 2**30
 _CHUNK_SIZE = 2**20
+
+#: Seconds by which the clock of a file server may be ahead of ours.
+_MAX_SKEW = 1800.0
 
 #: The prefix of files that are being written. No name of an image begins with it.
 _TEMPORARY_PREFIX = ".limner-"
@@ -117,7 +121,7 @@ class DiskStore:
 
     def _make_room(self, size: int) -> None:
         """Delete the oldest images until `size` bytes fit, and update `_remaining`. The caller holds the lock."""
-        images = sorted(self._images(), key=lambda entry: entry.modified)
+        images = sorted(self._images(), key=self._place)
         used = sum(entry.size for entry in images)
         # A little more than needed is deleted, so that a full folder is not listed for every image.
         goal = self._max_bytes - max(size, self._max_bytes // 16)
@@ -127,6 +131,10 @@ class DiskStore:
             entry.path.unlink(missing_ok=True)
             used -= entry.size
         self._remaining = self._max_bytes - used
+
+    def _place(self, entry: _FileEntry) -> tuple[bool, float]:
+        """Order images by their age. A time in the future is one from before the clock was set back."""
+        return entry.modified <= time.time() + _MAX_SKEW, entry.modified
 
     def _images(self) -> Iterator[_FileEntry]:
         return (entry for entry in self._entries() if is_name(entry.path.name))

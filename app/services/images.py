@@ -11,6 +11,7 @@ from app.access.capacity import Capacity, count_open_descriptors, descriptor_lim
 from app.config.settings import Settings
 from app.images.blob import Blob, SpoolMemory
 from app.images.disk import free_bytes, parse_disk_url
+from app.images.expiry_clock import ExpiryClock, steady_clock
 from app.images.fetch import Fetcher
 from app.images.signer import Signer, SigningKey, load_signing_key
 from app.images.spare_files import MAX_SPARE_BYTES, SpareFiles
@@ -32,6 +33,7 @@ def build_store_config(settings: Settings) -> StoreConfig:
         max_bytes=settings.image_store_max_bytes,
         key=settings.image_store_key,
         serve=settings.store_serve,
+        now=steady_clock() if settings.image_store == "memory:" else ExpiryClock(settings.image_ttl),
     )
 
 
