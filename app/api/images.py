@@ -167,7 +167,7 @@ class ImageEndpoints:
     async def task(self, task_id: str, http: Request) -> Response:
         """Answer a client that polls a task."""
         caller = self.authenticator.authenticate(http.headers)
-        view = await self.tasks.look(task_id, caller, server_url_of(http, self.settings.public_url))
+        view = await self.tasks.view(task_id, caller, server_url_of(http, self.settings.public_url))
         return task_response(view, http, context_of(http.scope))
 
     async def cancel_task(self, task_id: str, http: Request) -> Response:
@@ -178,7 +178,7 @@ class ImageEndpoints:
     async def result(self, result_id: str, http: Request) -> Response:
         """Answer a client that comes back for the result of a request that it did not wait for."""
         caller = self.authenticator.authenticate(http.headers)
-        reader, _ = await self.service.look(result_id, caller, self.new_spool())
+        reader, _ = await self.service.view(result_id, caller, self.new_spool())
         if reader is None:
             return accepted_response(result_id, http, self.public_path)
         return await self._deliver(reader, DisconnectWatcher.of(http), http)

@@ -348,7 +348,7 @@ class ImageService:
                     run.interrupt()
                     raise ServiceUnavailable(_INTERRUPTED, headers={"x-should-retry": "false"}) from None
 
-    async def look(self, job_id: str, caller: Caller, spool: Spool) -> JobView:
+    async def view(self, job_id: str, caller: Caller, spool: Spool) -> JobView:
         """Return the state of a job. May be called as often as wanted. Takes the spool over.
 
         Raises:
@@ -365,7 +365,7 @@ class ImageService:
         return JobView(JobReader(job, job.run, self.sharing), left)
 
     async def has_ended(self, job_id: str, caller: Caller) -> bool:
-        """Return whether a job has ended. Raises as `look` does."""
+        """Return whether a job has ended. Raises as `view` does."""
         job = self._own_job(job_id, caller)
         return await self.sharing.has_ended(job_id, caller.id) if job is None else job.run.is_done
 

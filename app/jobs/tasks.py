@@ -38,7 +38,7 @@ class ImageTasks:
         """Return the last whole second at which a task is certainly known."""
         return int(self.now() + seconds_left)
 
-    async def look(self, task_id: str, caller: Caller, server_url: str) -> TaskView:
+    async def view(self, task_id: str, caller: Caller, server_url: str) -> TaskView:
         """Return the state of a task. `server_url` is how the reader of the document reaches this server.
 
         Raises:
@@ -46,7 +46,7 @@ class ImageTasks:
             ServiceUnavailable: Redis does not answer.
         """
         job_id = job_id_of(task_id)
-        reader, seconds_left = await self.service.look(job_id, caller, self.new_spool())
+        reader, seconds_left = await self.service.view(job_id, caller, self.new_spool())
         expires_at = self.expires_at(seconds_left)
         if reader is None:
             return TaskView(processing_task(job_id, expires_at))
@@ -58,17 +58,17 @@ class ImageTasks:
         return TaskView(completed_task(job_id, body, links, expires_at), reader)
 
     async def has_ended(self, job_id: str, caller: Caller) -> bool:
-        """Return whether the task of a job has ended. Raises as `look` does."""
+        """Return whether the task of a job has ended. Raises as `view` does."""
         return await self.service.has_ended(job_id, caller)
 
-    async def look_for_webhook(self, job_id: str, caller: Caller, server_url: str) -> dict[str, Any] | None:
+    async def view_for_webhook(self, job_id: str, caller: Caller, server_url: str) -> dict[str, Any] | None:
         """Return a task that has ended, with links in place of all bytes. None while it runs.
 
         Raises:
-            NotFound, ServiceUnavailable: As for `look`.
+            NotFound, ServiceUnavailable: As for `view`.
             ImageUnavailable: An image cannot be stored at present, or is not there any more.
         """
-        reader, seconds_left = await self.service.look(job_id, caller, self.new_spool())
+        reader, seconds_left = await self.service.view(job_id, caller, self.new_spool())
         if reader is None:
             return None
         try:

@@ -157,7 +157,7 @@ class Webhooks:
             return WebhookAttempt(WebhookOutcome.UNSIGNED, "its client key is not known here")
         try:
             async with asyncio.timeout(_WRITE_SECONDS):
-                task = await self.tasks.look_for_webhook(webhook.job, _caller_of(webhook), webhook.server_url)
+                task = await self.tasks.view_for_webhook(webhook.job, _caller_of(webhook), webhook.server_url)
         except NotFound:
             return WebhookAttempt(WebhookOutcome.EXPIRED, "its task is not known any more")
         except ApiError as error:

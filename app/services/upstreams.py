@@ -26,7 +26,7 @@ def build_pool(settings: Settings, transport: Transport | None = None) -> Upstre
         [PoolMember(spec, UpstreamClient(spec, transports[spec.proxy, spec.tls_ca])) for spec in specs],
         timeout=settings.upstream_timeout,
         attempts=settings.upstream_attempts,
-        ambiguous=settings.retry_ambiguous,
+        retry_ambiguous=settings.retry_ambiguous,
     )
 
 

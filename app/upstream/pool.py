@@ -94,7 +94,7 @@ class UpstreamPool:
 
     A request has `attempts`: the first one, its retries and its failovers to upstreams that were not tried yet. Retries
     are taken from the retry budget, and so are failovers after a failure that may have cost something, which only
-    `ambiguous` allows. All other failovers are free: they send no upstream more requests than it would get anyway.
+    `retry_ambiguous` allows. All other failovers are free: no upstream gets more requests by them than it would anyway.
     """
 
     def __init__(
@@ -103,14 +103,14 @@ class UpstreamPool:
         *,
         timeout: float = 600,
         attempts: int = 3,
-        ambiguous: bool = False,
+        retry_ambiguous: bool = False,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         monotonic: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = _CHANCE,
     ) -> None:
         """`timeout` is in seconds; `chance` returns numbers from [0, 1)."""
         self._members = {member.spec.name: member for member in members}
-        self._timeout, self._attempts, self._ambiguous = timeout, attempts, ambiguous
+        self._timeout, self._attempts, self._retry_ambiguous = timeout, attempts, retry_ambiguous
         self._sleep, self._monotonic, self._chance = sleep, monotonic, chance
         self._reported_down: Collection[str] = ()
         self._budget = RetryBudget()
@@ -286,7 +286,8 @@ class UpstreamPool:
         routing.failed += 1
         is_ambiguous = failure.retry_safety is RetrySafety.AMBIGUOUS
         routing.may_have_cost = routing.may_have_cost or failure.retry_safety.may_have_cost
-        if failure.retry_safety in {RetrySafety.UNSAFE, RetrySafety.FUTILE} or (is_ambiguous and not self._ambiguous):
+        is_hopeless = failure.retry_safety in {RetrySafety.UNSAFE, RetrySafety.FUTILE}
+        if is_hopeless or (is_ambiguous and not self._retry_ambiguous):
             raise _final(failure.error, routing)
         if not routing.tried or failure.retry_safety is not RetrySafety.OTHER_UPSTREAM:
             # At the end, an error that time may mend is more useful to the client than one that only the operator can.
@@ -302,7 +303,7 @@ class UpstreamPool:
             elapsed=routing.failed_at - (routing.started_at or 0.0),
             deadline=self._timeout,
             random=self._chance(),
-            retry_ambiguous=self._ambiguous,
+            retry_ambiguous=self._retry_ambiguous,
         )
         if delay is not None:
             routing.retry_at[name] = routing.failed_at + delay

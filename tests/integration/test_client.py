@@ -145,7 +145,7 @@ def build(config: Config, transport: httpx.AsyncBaseTransport, clock: Clock | No
         [PoolMember(config, alone)],
         timeout=config.timeout,
         attempts=config.attempts,
-        ambiguous=config.ambiguous,
+        retry_ambiguous=config.ambiguous,
         sleep=clock.sleep,
         monotonic=clock.read,
         chance=lambda: 0.5,

@@ -239,10 +239,10 @@ ROUTES = [
     Route("the client gets the error that time may mend", {"a": [BUSY], "b": [NO_KEY]}, "aba", RateLimited, (0,)),
     Route("the client gets the error that time may mend, in any order", {"a": [NO_KEY], "b": [BUSY]}, "abb", RateLimited, (0,)),
     Route("a crash may have been paid for", {"a": [CRASH], "b": [OK]}, "a", UpstreamError),
-    Route("a crash, where ambiguous failures are retried", {"a": [CRASH], "b": [OK]}, "ab", "b", options={"ambiguous": True}),
-    Route("a timeout may have been paid for", {"a": [SLOW], "b": [OK]}, "a", UpstreamTimeout, options={"ambiguous": True}),
-    Route("a reply that breaks off has been paid for", {"a": [UpstreamInvalidReply("cut")], "b": [OK]}, "a", UpstreamInvalidReply, options={"ambiguous": True}),
-    Route("a complaint would be the same everywhere", {"a": [COMPLAINT], "b": [OK]}, "a", InvalidRequest, options={"ambiguous": True}),
+    Route("a crash, where ambiguous failures are retried", {"a": [CRASH], "b": [OK]}, "ab", "b", options={"retry_ambiguous": True}),
+    Route("a timeout may have been paid for", {"a": [SLOW], "b": [OK]}, "a", UpstreamTimeout, options={"retry_ambiguous": True}),
+    Route("a reply that breaks off has been paid for", {"a": [UpstreamInvalidReply("cut")], "b": [OK]}, "a", UpstreamInvalidReply, options={"retry_ambiguous": True}),
+    Route("a complaint would be the same everywhere", {"a": [COMPLAINT], "b": [OK]}, "a", InvalidRequest, options={"retry_ambiguous": True}),
     Route("a refusal would be the same everywhere", {"a": [REFUSAL], "b": [OK]}, "a", ModerationBlocked),
     Route("no time is left to wait for any of them", {"a": [LATER], "b": [LATER]}, "ab", RateLimited, options={"timeout": 30}),
     Route("alone and down: retried while attempts last", {"a": [DOWN]}, "aaa", UpstreamUnreachable, (0, 0)),
@@ -296,7 +296,7 @@ STEPS = st.sampled_from([OK, DOWN, BUSY, LATER, NO_KEY, NO_QUOTA, CRASH, SLOW, R
 def test_nothing_is_sent_twice_that_may_have_been_paid_for(
     scripts: list[list[UpstreamFailure | None]], attempts: int, ambiguous: bool, chance: float
 ) -> None:
-    world = build(dict(zip("abc", scripts, strict=False)), attempts=attempts, ambiguous=ambiguous, chance=chance)
+    world = build(dict(zip("abc", scripts, strict=False)), attempts=attempts, retry_ambiguous=ambiguous, chance=chance)
     name, error = asyncio.run(world.request())
     calls: Counter[str] = Counter()
     outcomes = []
@@ -451,7 +451,7 @@ def test_failovers_that_cost_nothing_are_not_taken_from_the_retry_budget() -> No
 
 
 def test_failovers_that_may_cost_something_are_taken_from_the_retry_budget() -> None:
-    world = build({"a": [CRASH], "b": [OK]}, ambiguous=True)
+    world = build({"a": [CRASH], "b": [OK]}, retry_ambiguous=True)
 
     async def run() -> list[tuple[str | None, ApiError | None]]:
         return await asyncio.gather(*(world.request() for _ in range(40)))
@@ -463,14 +463,14 @@ def test_failovers_that_may_cost_something_are_taken_from_the_retry_budget() -> 
 
 
 def test_a_retry_that_may_cost_something_is_taken_from_the_budget_once() -> None:
-    world = build({"a": [CRASH]}, ambiguous=True, attempts=11)
+    world = build({"a": [CRASH]}, retry_ambiguous=True, attempts=11)
     asyncio.run(world.request())
     assert len(world.tried) == 11
 
 
 def test_the_last_error_tells_that_an_earlier_attempt_may_have_cost_something() -> None:
     busy = UpstreamFailure(RateLimited("busy"), RetrySafety.SAFE)
-    error = asyncio.run(build({"a": [CRASH, busy]}, ambiguous=True, attempts=2).request())[1]
+    error = asyncio.run(build({"a": [CRASH, busy]}, retry_ambiguous=True, attempts=2).request())[1]
     assert error is busy.error
     assert error.may_have_cost
     assert error.headers["x-should-retry"] == "false"

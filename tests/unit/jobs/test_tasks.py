@@ -11,10 +11,10 @@ from app.jobs.tasks import ImageTasks
 class RunningJob:
     """Stands in for the service, which knows a job that has not ended."""
 
-    async def look(self, job_id: str, caller: Caller, spool: Spool) -> tuple[None, float]:
+    async def view(self, job_id: str, caller: Caller, spool: Spool) -> tuple[None, float]:
         return None, 60.0
 
 
 def test_a_webhook_has_no_task_to_send_while_the_job_runs() -> None:
     tasks = ImageTasks(cast(Any, RunningJob()), cast(Any, None), Spool)
-    assert asyncio.run(tasks.look_for_webhook("req_1", Caller("a", None), "http://localhost")) is None
+    assert asyncio.run(tasks.view_for_webhook("req_1", Caller("a", None), "http://localhost")) is None

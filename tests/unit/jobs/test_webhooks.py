@@ -68,7 +68,7 @@ class World:
             raise self.ended
         return self.ended
 
-    async def look_for_webhook(self, job_id: str, caller: Caller, server_url: str) -> dict[str, Any] | None:
+    async def view_for_webhook(self, job_id: str, caller: Caller, server_url: str) -> dict[str, Any] | None:
         if isinstance(self.task, ApiError):
             raise self.task
         return self.task
@@ -265,7 +265,7 @@ def test_a_task_that_takes_too_long_to_be_written_is_sent_later(monkeypatch: pyt
 
     async def work() -> None:
         world.open()
-        monkeypatch.setattr(world, "look_for_webhook", hang)
+        monkeypatch.setattr(world, "view_for_webhook", hang)
         await world.register()
         await world.turn()
 
