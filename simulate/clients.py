@@ -98,8 +98,9 @@ class Client:
         headers = [(b"authorization", b"Bearer sk-%d" % wish.caller), (b"content-type", b"application/json")]
         if wish.key is not None:
             headers.append((b"idempotency-key", wish.key.encode()))
-        if attempt.is_marked:
-            headers.append((b"x-stainless-retry-count", b"%d" % max(1, len(self.attempts) - 1)))
+        if "count" in wish.mark:
+            count = max(1, len(self.attempts) - 1) if attempt.is_marked else 0
+            headers.append((b"x-stainless-retry-count", b"%d" % count))
         if wish.is_async:
             headers.append((b"prefer", b"respond-async"))
         return headers

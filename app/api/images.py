@@ -218,6 +218,7 @@ def _submission(
         usage,
         idempotency_key=headers.get("idempotency-key"),
         is_retry=is_client_retry(headers),
+        counts_attempts=any(name in headers for name in _RETRY_MARKS),
         is_async=_is_async(request, headers),
         is_connected=watcher.is_connected,
     )

@@ -26,6 +26,7 @@ class JobKey:
         fingerprint: Digest of all fields and of the checksums of all input images.
         key: The client's idempotency key, if it sent one.
         is_retry: The client says that it is repeating a request. Not a part of the identity.
+        counts_attempts: The client says with each request whether it is repeating one. Not a part of the identity.
         is_task: The result is kept for as long as one under an idempotency key. Not a part of the identity.
     """
 
@@ -33,6 +34,7 @@ class JobKey:
     fingerprint: str
     key: str | None = None
     is_retry: bool = False
+    counts_attempts: bool = False
     is_task: bool = False
 
     @property

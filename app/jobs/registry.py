@@ -26,6 +26,7 @@ from app.errors import IdempotencyKeyReused, InvalidRequest
 from app.images.blob import Blob
 from app.jobs.job import Job, JobKey, Joining
 from app.jobs.retention import Retention
+from app.jobs.unserved import UnservedRequests
 from app.protocol.image_request import ImagesRequest
 from app.protocol.input_images import InputImage
 
@@ -65,7 +66,8 @@ class JobRegistry:
             key_ttl: For results under an idempotency key, and for those of tasks.
             max_retained: Jobs at most.
             max_retained_bytes: Bytes of their images at most.
-            delivered_ttl: For delivered results, which only requests get that say they are retries.
+            delivered_ttl: For delivered results, which only requests get that say they are retries, and for the
+                memory of requests that have ended with nothing.
             now: The clock.
         """
         self._ttl, self._key_ttl, self._delivered_ttl = ttl, key_ttl, min(ttl, delivered_ttl)
@@ -76,6 +78,7 @@ class JobRegistry:
         self._joinable: dict[tuple[tuple[str, str], Joining], OrderedDict[str, Job]] = {}
         self._joining: dict[str, Joining] = {}
         self._retention = Retention(max_retained, max_retained_bytes)
+        self.unserved = UnservedRequests(ttl=self._delivered_ttl, max_groups=max_retained, now=now)
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     def lock(self, key: JobKey) -> asyncio.Lock:
@@ -117,13 +120,14 @@ class JobRegistry:
     def find_joinable(self, key: JobKey) -> Job | None:
         """Return the job that this request joins: one that no client waits for, or else what a retry may join.
 
-        Several requests that say they are retries get different jobs, if there are that many.
+        Several requests that say they are retries get different jobs, if there are that many. One that may repeat a
+        request which has ended with nothing does not join a job whose client seems to wait.
 
         Raises:
             IdempotencyKeyReused: The key belongs to a different request.
         """
         self.drop_expired()
-        for joining in _RETRIES_JOIN if key.is_retry else _ALL_JOIN:
+        for joining in _RETRIES_JOIN if key.is_retry and not self.unserved.has_any(key) else _ALL_JOIN:
             jobs = self._joinable.get((key.group, joining))
             if jobs is not None:
                 job = next(iter(jobs.values()))
@@ -132,6 +136,10 @@ class JobRegistry:
                     raise IdempotencyKeyReused
                 return job
         return None
+
+    def seem_all_read(self, key: JobKey) -> bool:
+        """Return whether there are jobs that a request with that key equals, and a client seems to wait for each."""
+        return (key.group, Joining.RETRIES) in self._joinable and (key.group, Joining.ANYONE) not in self._joinable
 
     def unread(self, key: JobKey) -> list[str]:
         """Return the ids of some jobs that any request with that key may join, the oldest first."""
@@ -157,6 +165,8 @@ class JobRegistry:
         now = self._now()
         is_known = self._by_id.get(job.id) is job
         if not is_known or not job.should_retain or job.expires_at <= now:
+            if is_known and not job.should_retain and not job.may_have_cost:
+                self.unserved.note(job.key)
             self.drop(job)
             return
         self._retention.keep(job, self._ttl_of(job), now)
@@ -205,7 +215,14 @@ class JobRegistry:
             self.drop(job)
 
 
-def job_key(request: ImagesRequest, caller: Caller, idempotency_key: str | None, *, is_retry: bool) -> JobKey:
+def job_key(
+    request: ImagesRequest,
+    caller: Caller,
+    idempotency_key: str | None,
+    *,
+    is_retry: bool,
+    counts_attempts: bool = False,
+) -> JobKey:
     """Return what makes other requests the same job.
 
     Raises:
@@ -218,7 +235,7 @@ def job_key(request: ImagesRequest, caller: Caller, idempotency_key: str | None,
     digest = hashlib.sha256(orjson.dumps(values, str, orjson.OPT_SORT_KEYS))
     for image in request.all_images:
         digest.update(_image_digest(image))
-    return JobKey(caller.id, digest.hexdigest(), idempotency_key, is_retry)
+    return JobKey(caller.id, digest.hexdigest(), idempotency_key, is_retry, counts_attempts)
 
 
 def _image_digest(image: InputImage | None) -> bytes:

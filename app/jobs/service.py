@@ -33,6 +33,9 @@ from app.protocol.values import value_class
 #: What models generate if no size is requested, or one a little smaller.
 _USUAL_SIZE = Size(1536, 1024)
 
+#: Turns of the event loop in which it reads that a connection was closed, closes it, and ends the wait of its request.
+_TURNS = 4
+
 #: No retry is invited: another server would pay for the image once more.
 _INTERRUPTED = "The server is shutting down. The image may have been made."
 
@@ -49,6 +52,7 @@ class Submission:
         id: The id of the request; of the job too, if the request starts one.
         spool: Holds the input images. The service takes it over.
         is_retry: The client says that it is repeating a request.
+        counts_attempts: It says so with each request, with the first one too.
         is_async: The client does not wait, it comes back for the result with the job's id. A task is asynchronous too.
         is_connected: Returns whether the client is still connected.
     """
@@ -61,6 +65,7 @@ class Submission:
     is_connected: Callable[[], Awaitable[bool]]
     idempotency_key: str | None = None
     is_retry: bool = False
+    counts_attempts: bool = False
     is_async: bool = False
 
 
@@ -134,9 +139,7 @@ class ImageService:
         async with self.limits.lock(submission.caller):
             try:
                 request = apply_key_policy(submission.caller.key, submission.request)
-                key = job_key(request, submission.caller, submission.idempotency_key, is_retry=submission.is_retry)
-                if request.as_task or request.webhook_url:
-                    key = replace(key, is_task=True)
+                key = _key_of(submission, request)
                 async with self.registry.lock(key):
                     return await self._join_or_start(key, request, submission)
             except BaseException:  # reason: tidied up, and raised again
@@ -150,6 +153,7 @@ class ImageService:
         which job is joined, because only the table knows whether a client of another replica waits for it.
         """
         table = self.sharing.job_table
+        await self._let_clients_leave(key)
         if self.is_draining or key.key is not None or table.is_alone:
             job = await self._joinable_here(key)
             if self.is_draining and (job is None or job.needs_new_run):
@@ -173,6 +177,13 @@ class ImageService:
             return reader
         grant = Grant() if remote_id is not None else await self._charge(request, key, submission)
         return self._add_job(remote_id, grant, key, request, submission)
+
+    async def _let_clients_leave(self, key: JobKey) -> None:
+        """Let the event loop notice clients of equal jobs that have hung up just before this request came."""
+        for _ in range(_TURNS):
+            if not self.registry.seem_all_read(key):
+                return
+            await asyncio.sleep(0)
 
     async def _joinable_here(self, key: JobKey) -> Job | None:
         """Return the job of this replica that a request joins.
@@ -200,6 +211,7 @@ class ImageService:
 
     async def _charge(self, request: ImagesRequest, key: JobKey, submission: Submission) -> Grant:
         """Charge a new job, and return what it may spend and what the client key has left."""
+        self.registry.unserved.use(key)
         try:
             if not await submission.is_connected():
                 raise ClientLeft
@@ -208,6 +220,7 @@ class ImageService:
                 self.semaphore.check_room(submission.caller.id, request.n)
             return await self._reserve_and_charge(request, submission.caller)
         except BaseException:  # reason: tidied up, and raised again
+            self.registry.unserved.note(key)
             await self.sharing.job_table.withdraw(submission.id, key)
             raise
 
@@ -423,3 +436,14 @@ class ImageService:
             await asyncio.gather(*late, return_exceptions=True)
         await asyncio.gather(*self.settlements, return_exceptions=True)
         await self.sharing.drain(grace)
+
+
+def _key_of(submission: Submission, request: ImagesRequest) -> JobKey:
+    key = job_key(
+        request,
+        submission.caller,
+        submission.idempotency_key,
+        is_retry=submission.is_retry,
+        counts_attempts=submission.counts_attempts,
+    )
+    return replace(key, is_task=True) if request.as_task or request.webhook_url else key

@@ -160,6 +160,29 @@ local function bury(id)
   redis.call('PEXPIRE', key_of(id), args.delivery_lease)
 end
 
+-- How many requests of the group have ended with nothing, at no cost: their clients had left, or were told of an error, and
+-- mark their retries. For as long as such a retry may come, it is no evidence that the client of another job is gone.
+local unserved = args.prefix .. 'unserved:' .. group
+
+local function has_unserved() return tonumber(redis.call('HGET', unserved, 'count') or 0) > 0 end
+
+local function count_unserved(more)
+  redis.call('HINCRBY', unserved, 'count', more)
+  redis.call('PEXPIRE', unserved, args.delivered_for)
+end
+
+local function note_unserved(id)
+  redis.call('HSET', key_of(id), 'unserved', '1')
+  count_unserved(1)
+end
+
+-- Note that a job goes on that has no record: a request has joined it just before it was given up, or a retry has begun it while
+-- Redis was away.
+local function note_begun(id)
+  local goes_on = redis.call('HDEL', key_of(id), 'unserved') == 1
+  if goes_on or (args.is_retry and not args.keyed) then count_unserved(-1) end
+end
+
 -- Delete a record of the replica that asks. For a while it is remembered that this was done: a command that was sent before
 -- may still be on its way.
 local function give_up(id)
@@ -261,14 +284,14 @@ local function join(id, record)
   return joined(id, record)
 end
 
--- Whether the client may have sent the request before, so that it may join a job that has readers.
-local function takes_any() return args.keyed or args.is_retry end
+-- Whether the client may have sent the request before, and seem to wait for its job, so that it may join one that has readers.
+local function takes_any() return args.keyed or (args.is_retry and not has_unserved()) end
 
 -- For how long a request has to wait before it may claim a job: where the table is so young that owners may not have restored
 -- their records yet, one with an idempotency key has to wait, and so has a retry. It names the table that it has waited for,
 -- because Redis may lose its data once more meanwhile.
 local function time_to_wait()
-  local must_wait = takes_any() and not args.has_waited and args.waited_for ~= epoch()
+  local must_wait = (args.keyed or args.is_retry) and not args.has_waited and args.waited_for ~= epoch()
   return must_wait and args.settled_after - age() or 0
 end
 
@@ -327,6 +350,8 @@ function commands.claim()
   if found then return found end
   local wait = time_to_wait()
   if wait > 0 then return {'young', string.format('%d ', wait) .. epoch()} end
+  -- Also below 0: a retry may have overtaken the request that it repeats.
+  if args.is_retry and not args.keyed then count_unserved(-1) end
   write(args.id, args.fields)
   return {'claimed', args.id}
 end
@@ -351,6 +376,7 @@ function commands.publish()
   local has_owner = is_owned_by_another(args.id) and not (record and is_stale(record))
   if has_owner or was_given_up(args.id) then return {'not_owner'} end
   if args.submitting and is_replaced(args.id) then return {'not_owner'} end
+  if not record then note_begun(args.id) end
   -- An outcome that comes once more is there already, and may have been delivered since.
   if outcome ~= '' and has_outcome(args.id) and latest_command(args.id) >= args.sequence then return {'ok'} end
   if redis.call('HGET', key_of(args.id), 'submitted') == '1' then args.fields.submitted = '1' end
@@ -377,6 +403,7 @@ function commands.deliver()
   if is_owned_by_another(args.id) or was_given_up(args.id) then return {'not_owner'} end
   if count_readers(args.id) > 0 then return {'awaited'} end
   if not is_news(args.id) and has_outcome(args.id) then return {'ok'} end
+  if not read(args.id) then note_begun(args.id) end
   redis.call('HDEL', key_of(args.id), 'outcome')
   write(args.id, args.fields)
   mark_delivered(args.id)
@@ -461,11 +488,14 @@ function commands.unsubscribe()
   return {'ok'}
 end
 
--- Delete the record of a job without an outcome, unless other replicas wait for one.
+-- Delete the record of a job without an outcome, unless other replicas wait for one. `unserved`: its client has got nothing, at
+-- no cost, and marks its retries.
 function commands.abandon()
   if is_owned_by_another(args.id) then return {'not_owner'} end
+  local is_unserved = args.unserved and read(args.id)
   if count_readers(args.id) > 0 then return {'awaited'} end
   give_up(args.id)
+  if is_unserved then note_unserved(args.id) end
   return {'ok'}
 end
 

@@ -171,7 +171,7 @@ class JobTable(Generic[J]):
 
     async def withdraw(self, job_id: str, key: SharedKey) -> None:
         """Delete the record of a claim that no job has come of."""
-        await self._call("abandon", job_id, key)
+        await self._abandon(job_id, key, has_cost_nothing=True)
 
     async def abandon(self, job: J) -> str:
         """Delete the record of a job that has no outcome.
@@ -179,11 +179,16 @@ class JobTable(Generic[J]):
         Returns:
             `ok`; `awaited`, where other replicas wait for an outcome; empty, where Redis did not answer.
         """
-        answer = (await self._call("abandon", job.id, job.key)).answer
+        answer = await self._abandon(job.id, job.key, has_cost_nothing=not job.may_have_cost)
         if answer not in {"ok", "not_owner"}:
             return answer
         self.untrack(job)
         return "ok"
+
+    async def _abandon(self, job_id: str, key: SharedKey, *, has_cost_nothing: bool) -> str:
+        # Only a client that counts its attempts says later that it repeats this one.
+        unserved = has_cost_nothing and key.counts_attempts and key.key is None
+        return (await self._call("abandon", job_id, key, unserved=unserved)).answer
 
     def track(self, job: J) -> None:
         """Give heartbeats for the job from now on."""
@@ -237,7 +242,8 @@ class JobTable(Generic[J]):
             job over; empty, where Redis did not answer.
         """
         fields = _fields(job.key, is_async=job.is_async, readers=job.readers, submitted=job.was_submitted)
-        answer = (await self._call("deliver", job.id, job.key, fields=fields, ttl=self._timings.delivered)).answer
+        more: dict[str, Any] = {"fields": fields, "is_retry": job.key.is_retry}
+        answer = (await self._call("deliver", job.id, job.key, ttl=self._timings.delivered, **more)).answer
         if answer == "ok" and self.owns(job):
             self._delivered.add(job.id)
         elif answer == "not_owner":
@@ -266,7 +272,7 @@ class JobTable(Generic[J]):
         # A run that has sent something already is told of, whatever has taken its place.
         is_first = submitted and not job.was_submitted
         claim = self._claims.get(_group_key(job.key), 0)
-        more = {"fields": fields, "submitting": is_first, "claim": claim}
+        more = {"fields": fields, "submitting": is_first, "claim": claim, "is_retry": job.key.is_retry}
         reply = await self._call("publish", job.id, job.key, outcome, required=required, ttl=ttl, **more)
         if reply.answer == "not_owner":
             self.untrack(job)

@@ -256,6 +256,25 @@ def test_of_three_equal_requests_one_is_cut_and_repeated_and_three_different_ima
     assert fleet.demo.state.calls == 3
 
 
+@pytest.mark.parametrize("at_other", [False, True], ids=["at the same replica", "at the other replica"])
+def test_the_retry_of_a_client_that_left_the_queue_does_not_get_the_image_of_another(
+    fleet: Fleet, at_other: bool
+) -> None:
+    one, other = fleet.pair("holds", max_concurrency=1)
+    first = fleet.connect(one)
+    assert fleet.demo.state.wait_for_calls(1)
+    queued = fleet.connect(one, x_stainless_retry_count="0")
+    wait_for_jobs(one, 2)
+    queued.disconnect()
+    fleet.wait_until(lambda: bool(fleet.redis.keys("*:unserved:*")))
+    retry = fleet.connect(other if at_other else one, x_stainless_retry_count="1")
+    wait_for_jobs(other if at_other else one, 1 if at_other else 2)
+    fleet.demo.state.release()
+    answers = [line.read_until(b'"usage"') for line in (first, retry)]
+    assert [b"x-limner-joined" in answer for answer in answers] == [False, False]
+    assert fleet.demo.state.calls == 2
+
+
 def test_an_idempotency_key_holds_at_every_replica(fleet: Fleet) -> None:
     one, other = fleet.pair("holds")
     lines = [fleet.connect(limner, GENERATION, idempotency_key="k") for limner in (one, other)]

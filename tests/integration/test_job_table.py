@@ -27,6 +27,7 @@ from tests.support.job_tables import (
     stop_heartbeat,
 )
 from tests.support.join_cases import (
+    COUNTED,
     JOIN_CASES,
     JOIN_CASES_IN_FLIGHT,
     KEYED,
@@ -84,12 +85,12 @@ def test_of_several_equal_jobs_a_request_at_another_replica_joins_the_one_that_i
     case: TwinCase, server: RedisServer, redis: Redis
 ) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        jobs = [await one.claim(job_id=f"req_{number}") for number in range(len(case.jobs))]
+        jobs = [await one.claim(COUNTED, f"req_{number}") for number in range(len(case.jobs))]
         for job, state in zip(jobs, case.jobs, strict=True):
             await bring_into_state(one, job, state)
         joined = []
         for number, is_retry in enumerate(case.requests):
-            key = RETRY if is_retry else ME
+            key = RETRY if is_retry else COUNTED
             found = await other.table.claim_or_join(f"req_1{number}", key, is_async=False)
             joined.append(None if found is None else int(found.removeprefix("req_")))
         assert joined == list(case.joined)
@@ -103,9 +104,53 @@ async def bring_into_state(replica: Replica, job: Job, state: str) -> None:
     """Bring a job of a replica into the state that a row of `TWIN_CASES` names."""
     if state in {"delivered", "undelivered"}:
         await finish(replica, job, delivered=state == "delivered")
+    elif state == "failed":
+        assert await replica.table.abandon(job) == "ok"
     else:
         never_end(job, readers=int(state == "read"))
         await replica.table.publish_status(job)
+
+
+def test_each_failure_is_repeated_by_one_job_also_at_other_replicas(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        read = await one.claim()
+        never_end(read)
+        failed = await one.claim(COUNTED, "req_2")
+        for _ in range(2):
+            # The command may come twice.
+            assert await one.table.abandon(failed) == "ok"
+        for job_id, key in (("req_3", COUNTED), ("req_4", RETRY)):
+            # A limit refuses the first request, and then a retry.
+            assert await other.table.claim_or_join(job_id, key, is_async=False) is None
+            await other.table.withdraw(job_id, key)
+        assert await other.table.claim_or_join("req_5", RETRY, is_async=False) is None
+        assert await one.table.claim_or_join("req_6", RETRY, is_async=False) is None
+        assert await other.table.claim_or_join("req_7", RETRY, is_async=False) == "req_1"
+        read.run.call_off()
+
+    play(scene, server)
+
+
+@pytest.mark.parametrize("case", ["under a key", "at a cost", "without a count", "a minute ago"])
+def test_what_has_ended_otherwise_is_repeated_by_no_job_of_its_own(
+    case: str, server: RedisServer, redis: Redis
+) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        key = replace(KEYED, counts_attempts=True) if case == "under a key" else COUNTED
+        if case == "without a count":
+            key = ME
+        ended = await one.claim(key, "req_2", paid=case == "at a cost")
+        await one.table.abandon(ended)
+        for counter in redis.scan_iter("*:unserved:*"):
+            assert 59_000 < redis.pttl(counter) <= 60_000
+            redis.delete(counter)
+        read = await one.claim(key)
+        never_end(read)
+        again = replace(RETRY, key=key.key)
+        assert await other.table.claim_or_join("req_3", again, is_async=False) == "req_1"
+        read.run.call_off()
+
+    play(scene, server)
 
 
 def test_a_request_that_waits_at_another_replica_counts_as_a_reader(server: RedisServer, redis: Redis) -> None:

@@ -10,7 +10,7 @@ from redis import Redis
 from app.errors import ServiceUnavailable
 from app.jobs.job import Job, JobKey
 from tests.support.job_tables import EPOCH, GROUPS, RECORD, Replica, finish, never_end, play, stop_heartbeat
-from tests.support.join_cases import KEYED, ME, RETRY
+from tests.support.join_cases import COUNTED, KEYED, ME, RETRY
 from tests.support.redis import RedisServer
 
 Scene = Callable[[Replica, Redis], Awaitable[None]]
@@ -142,7 +142,7 @@ def test_a_command_that_comes_late_brings_no_job_back_that_its_owner_has_given_u
 
 def test_a_job_that_was_given_up_begins_once_more(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        job = await one.claim(submitted=False)
+        job = await one.claim(COUNTED, submitted=False)
         never_end(job, submitted=False)
         assert await one.table.abandon(job) == "ok"
         one.table.track(job)

@@ -212,6 +212,93 @@ def test_a_client_that_disconnects_in_the_queue_frees_its_slot_at_once(demo: Run
     assert demo.state.calls == 1
 
 
+def test_the_retry_of_a_client_that_left_the_queue_does_not_get_the_image_of_another(demo: RunningDemo) -> None:
+    with limner_with_model(demo, "holds", max_concurrency=1) as limner:
+        first = ListeningClient(limner, GENERATION)
+        assert demo.state.wait_for_calls(1)
+        queued = ListeningClient(limner, GENERATION, x_stainless_retry_count="0")
+        wait_for_jobs(limner, 2)
+        queued.disconnect()
+        wait_for_jobs(limner, 1)
+        retry = ListeningClient(limner, GENERATION, x_stainless_retry_count="1")
+        wait_for_jobs(limner, 2)
+        demo.state.release()
+        answers = [client.read_until(b'"usage"') for client in (first, retry)]
+        for client in (first, retry):
+            client.disconnect()
+    assert [b"x-limner-joined" in answer for answer in answers] == [False, False]
+    assert demo.state.calls == 2
+
+
+@pytest.mark.parametrize("is_over", [False, True], ids=["still read", "delivered"])
+def test_the_retry_of_a_client_that_was_refused_does_not_get_the_image_of_another(
+    demo: RunningDemo, tmp_path: Path, is_over: bool
+) -> None:
+    keys = tmp_path / "keys.toml"
+    digest = hashlib.sha256(b"foo").hexdigest()
+    keys.write_text(f'[[keys]]\nname = "a"\nsha256 = "{digest}"\nimages = ["1/day"]\n')
+    headers = {"authorization": "Bearer foo"}
+    with limner_with_model(demo, "holds", keys_file=keys, keepalive_after=0) as limner:
+        address = f"{limner.url}/v1/images/generations"
+        first = ListeningClient(limner, GENERATION, **headers)
+        assert demo.state.wait_for_calls(1)
+        if is_over:
+            demo.state.release()
+            first.read_until(b'"usage"')
+            wait_until(lambda: all(job.delivered for job in limner.service.registry._by_id.values()))
+        statuses = []
+        for count in range(3):
+            marked = headers | {"x-stainless-retry-count": str(count)}
+            statuses.append(httpx.post(address, json=GENERATION, headers=marked, timeout=20).status_code)
+        demo.state.release()
+        first.disconnect()
+    assert (statuses, demo.state.calls) == ([429] * 3, 1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("count", ["", "X-Stainless-Retry-Count: 1\r\n"], ids=["without a mark", "as a retry"])
+def test_a_repeat_that_comes_in_one_turn_with_the_end_of_its_first_connection_joins_its_job(
+    demo: RunningDemo, stream: bool, count: str
+) -> None:
+    body = orjson.dumps({**GENERATION, "stream": stream})
+    head = f"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\n{count}Content-Type: application/json\r\n"
+    with limner_with_model(demo, "holds") as limner, socket.socket() as again:
+        address = urlsplit(limner.url)
+        again.settimeout(10)
+        again.connect((address.hostname, address.port))
+        again.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert again.recv(2**16).startswith(b"HTTP/1.1 200")
+        other, lost = (ListeningClient(limner, orjson.loads(body)) for _ in range(2))
+        assert demo.state.wait_for_calls(2)
+        jobs = limner.service.registry.active()
+        with standing_still(next(iter(limner.service.tasks)).get_loop()):
+            lost.disconnect()
+            again.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        demo.state.release()
+        answer = b""
+        while b'"usage"' not in answer:
+            answer += again.recv(2**16)
+        other.read_until(b'"usage"')
+        other.disconnect()
+    assert b"x-limner-joined: " + jobs[1].id.encode() in answer
+    assert demo.state.calls == 2
+
+
+@contextmanager
+def standing_still(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Let an event loop read nothing meanwhile."""
+    stands, may_go_on = threading.Event(), threading.Event()
+
+    def stand() -> None:
+        stands.set()
+        may_go_on.wait(10)
+
+    loop.call_soon_threadsafe(stand)
+    assert stands.wait(10)
+    yield
+    may_go_on.set()
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_job_whose_client_disconnects_after_submission_runs_to_its_end(demo: RunningDemo, stream: bool) -> None:
     with limner_with_model(demo, "holds", keepalive_after=0.02) as limner:

@@ -29,7 +29,9 @@ PAID_REPLY: ChatReply = read_reply(b'{"choices":[{"message":{"content":"x"},"fin
 
 ME = JobKey("me", "fox")
 KEYED = JobKey("me", "fox", "key-1")
-RETRY = JobKey("me", "fox", is_retry=True)
+#: Of a client that counts its attempts.
+COUNTED = JobKey("me", "fox", counts_attempts=True)
+RETRY = JobKey("me", "fox", is_retry=True, counts_attempts=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,8 @@ class TwinCase:
 
     Attributes:
         jobs: The state of each job: "read" and "unread" are in flight, with and without a reader; "delivered" and
-            "undelivered" have ended.
+            "undelivered" have ended, "failed" has ended with an error that cost nothing. All clients count their
+            attempts.
         requests: True for a request that says it is a retry.
         joined: The number of the job that each request joins, from 0; None starts a new job.
     """
@@ -131,4 +134,8 @@ TWIN_CASES: list[TwinCase] = [
     TwinCase("a delivered result comes last", ("delivered", "read"), (True, True), (1, 1)),
     TwinCase("retries get different delivered results", ("delivered", "delivered"), (True, True, False), (0, 1, None)),
     TwinCase("a second client joins no job that has a reader", ("read", "read"), (False,), (None,)),
+    TwinCase("of three, one has failed: its retry joins neither of the others", ("read", "read", "failed"), (True,), (None,)),
+    TwinCase("nor a result that another client has got", ("delivered", "failed"), (True,), (None,)),
+    TwinCase("of three, one has failed and one was cut: a retry joins that one", ("read", "unread", "failed"), (True,), (1,)),
+    TwinCase("a result that no client has got is for all, whatever has failed", ("undelivered", "failed"), (True,), (0,)),
 ]  # fmt: skip

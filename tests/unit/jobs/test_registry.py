@@ -28,6 +28,7 @@ from app.errors import (
     NoImageInReply,
     RateLimited,
     ServiceUnavailable,
+    UpstreamUnreachable,
 )
 from app.images.blob import Blob, Spool
 from app.images.fetch import NO_KEYS
@@ -49,6 +50,7 @@ from app.protocol.usage import Usage
 from app.state.job_table import JobTable
 from app.state.shared_state import SharedState
 from tests.support.join_cases import (
+    COUNTED,
     JOIN_CASES,
     JOIN_CASES_IN_FLIGHT,
     KEYED,
@@ -102,10 +104,11 @@ def test_of_several_equal_jobs_a_request_joins_the_one_that_its_client_has_lost(
         desk = Desk()
         jobs = []
         for state in case.jobs:
-            if state in {"delivered", "undelivered"}:
-                jobs.append(await desk.run(ME, delivered=state == "delivered"))
+            if state in {"delivered", "undelivered", "failed"}:
+                error = UpstreamUnreachable() if state == "failed" else None
+                jobs.append(await desk.run(COUNTED, error, delivered=state != "undelivered"))
                 continue
-            job = Job(f"req_{len(jobs) + 1}", ME, REQUEST, Spool(), JobRun(readers=1))
+            job = Job(f"req_{len(jobs) + 1}", COUNTED, REQUEST, Spool(), JobRun(readers=1))
             desk.count += 1
             job.run.start(endless)
             desk.registry.add(job)
@@ -114,7 +117,7 @@ def test_of_several_equal_jobs_a_request_joins_the_one_that_its_client_has_lost(
             jobs.append(job)
         joined = []
         for is_retry in case.requests:
-            job_or_none = desk.registry.find_joinable(RETRY if is_retry else ME)
+            job_or_none = desk.registry.find_joinable(RETRY if is_retry else COUNTED)
             if job_or_none is not None:
                 job_or_none.run.add_reader()
             joined.append(None if job_or_none is None else jobs.index(job_or_none))
@@ -124,6 +127,21 @@ def test_of_several_equal_jobs_a_request_joins_the_one_that_its_client_has_lost(
         return joined
 
     assert asyncio.run(play()) == list(case.joined)
+
+
+@pytest.mark.parametrize("paid", [False, True], ids=["at no cost", "after a reply that was paid for"])
+def test_what_has_failed_at_no_cost_is_repeated_by_a_job_of_its_own(paid: bool) -> None:
+    async def play() -> None:
+        desk = Desk()
+        read = desk.start(ME)
+        await desk.run(COUNTED, NoImageInReply("no") if paid else UpstreamUnreachable(), delivered=True, paid=paid)
+        assert desk.registry.find_joinable(RETRY) is (read if paid else None)
+        desk.registry.unserved.use(RETRY)
+        assert desk.registry.find_joinable(RETRY) is read
+        await read.run.wait_done()
+        desk.registry.close()
+
+    asyncio.run(play())
 
 
 def test_an_idempotency_key_with_another_body_is_rejected() -> None:
