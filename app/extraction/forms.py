@@ -300,7 +300,9 @@ def ranks_of(forms: Iterable[ReplyForm]) -> list[list[ReplyForm]]:
 RANKS = ranks_of(FORMS)
 
 
-def find_images(reply: ChatReply, sent: Collection[str] = (), *, is_whole: bool = False) -> list[FoundImage]:
+def find_images(
+    reply: ChatReply, sent: Collection[str] = (), *, takes_open: Callable[[str], bool] = lambda _: True
+) -> list[FoundImage]:
     """Return each image of the reply once, in order of appearance.
 
     An image that appears several times counts at its last place, in the form of its first one.
@@ -308,9 +310,9 @@ def find_images(reply: ChatReply, sent: Collection[str] = (), *, is_whole: bool 
     Args:
         reply: The reply.
         sent: URLs of the request's own images, which are not results.
-        is_whole: Leave out URLs in whose middle the reply may end.
+        takes_open: Whether a URL in whose middle the reply may end counts.
     """
-    return list(_search(reply, _Extractor(CandidateFilter(sent), is_whole=is_whole)))
+    return list(_search(reply, _Extractor(CandidateFilter(sent), takes_open)))
 
 
 def find_guesses(reply: ChatReply, sent: Collection[str] = ()) -> list[FoundImage]:
@@ -362,14 +364,14 @@ def _content_of(message: Mapping[str, Any], around: Surroundings, end: TextEnd) 
 
 
 def _content_beside(reply: ChatReply, around: Surroundings) -> MessageContent:
-    return MessageContent(NO_JSON, walk_json(list(reply.bodies)), "", around)
+    return MessageContent(NO_JSON, walk_json(list(reply.bodies)), "", around, reply.end_of_bodies)
 
 
 @dataclass(slots=True)
 class _Extractor:
     candidate_filter: CandidateFilter
+    takes_open: Callable[[str], bool] = lambda _: True
     rejected: list[RejectedCandidate] = field(default_factory=list)
-    is_whole: bool = False
 
     def extract(self, content: MessageContent) -> list[FoundImage]:
         """Return the images of the first rank that finds a primary one, else of the first with a secondary one."""
@@ -426,10 +428,10 @@ class _Extractor:
         for form in forms:
             for candidate in form.find(content):
                 url, reason = "", candidate.rejection
-                if self.is_whole and candidate.is_open:
-                    reason = "it is cut off"
                 if not reason:
                     url, reason = self.candidate_filter.check(candidate.value)
+                if url and candidate.is_open and not self.takes_open(url):
+                    url, reason = "", "it is cut off"
                 if url:
                     is_open, shown_as = candidate.is_open, candidate.shown_as
                     found.append(FoundImage(url, form.name, candidate.is_secondary, is_open=is_open, shown_as=shown_as))

@@ -44,22 +44,22 @@ class MessageContent:
         around: Surroundings,
         end: TextEnd = TextEnd.WHOLE,
     ) -> None:
-        """`parts`: the content parts; `fields`: its other fields; `text`: its plain text, with its `end`."""
+        """`parts`: the content parts; `fields`: its other fields; `text`: its plain text; `end`: how texts end."""
         self.origin = around.origin
         self.part_walker = parts
         self.field_walker = fields
         self._around = around
-        self._raw_texts = ((text, end), *((each, TextEnd.WHOLE) for each in (*parts.texts, *fields.texts)))
+        self._raw_texts, self._end = (text, *parts.texts, *fields.texts), end
 
     @property
     def is_empty(self) -> bool:
         walkers = (self.part_walker, self.field_walker)
-        return not (any(walker.fields or walker.calls for walker in walkers) or any(raw for raw, _ in self._raw_texts))
+        return not (any(walker.fields or walker.calls for walker in walkers) or any(self._raw_texts))
 
     @cached_property
     def texts(self) -> list[ReplyText]:
         """The texts of the message, followed by the texts inside those that are JSON or contain JSON."""
-        texts = [ReplyText(raw, end=end) for raw, end in self._raw_texts[:_MAX_TEXTS] if raw]
+        texts = [ReplyText(raw, end=self._end) for raw in self._raw_texts[:_MAX_TEXTS] if raw]
         for text in texts:
             if len(texts) < _MAX_TEXTS:
                 texts += text.nested_texts(text.whole_json)

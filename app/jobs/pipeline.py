@@ -7,7 +7,7 @@ An edit is a generation with input images. A stream is the same run, encoded ite
 """
 
 import asyncio
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -36,6 +36,9 @@ from app.protocol.json_stream import Base64String
 from app.protocol.size_fit import SizeMode
 
 _T = TypeVar("_T")
+
+#: Links in whose middle a reply may end that are looked at; each document of a stream may have one.
+_MAX_HALF = 4
 
 #: The longer edge of an image below which it is an icon, and how many images in front of one are looked at.
 _LEAST_EDGE, _MAX_EARLIER = 64, 4
@@ -176,7 +179,7 @@ class Pipeline:
 
     async def find_partials(self, tracker: PartialImageTracker, reply: ChatReply) -> list[OutputImage]:
         """Return the partial images that are new in a reply. The rest of it is read whatever happens here."""
-        found = await self.capture(self.find_results(reply, is_whole=True))
+        found = await self.capture(self.find_results(reply, takes_open=_takes_none))
         if isinstance(found, ApiError):
             tracker.remaining = 0
             return []
@@ -262,7 +265,7 @@ class Pipeline:
         are_none = all(isinstance(outcome, NoImageInReply) for outcome in outcomes)
         others = [image for image in tried[: -self.request.n] if are_none or file_name(image.url) in names]
         failed = [*self.sent, *(image.url for image in tried)]
-        others += await in_thread_if_long(reply.size, find_images, reply, failed, is_whole=True)
+        others += await in_thread_if_long(reply.size, find_images, reply, failed, takes_open=_takes_none)
         if not are_none:
             others = [image for image in others if not image.is_secondary]
         others = [image for image in others if not await self.is_input_echo(reply, image)]
@@ -314,20 +317,32 @@ class Pipeline:
 
         A link that leads to no image is none of them: half a link is worth nothing, and its other half is not known.
         """
-        images, spooled = await self.find_results(reply), dict(reply.spooled_images)
-        open_links = [image for image in images if image.is_open]
-        for image in open_links:
-            with suppress(ImageUnavailable):
-                blob = await self.io.probe(image.url, patient=len(images) == 1)
-                spooled |= {image.url: blob} if read_info(blob.read_at) is not None and not self.is_input(blob) else {}
-        whole = [image for image in open_links if image.url in spooled]
-        if len(whole) < len(open_links):
-            images = [*await self.find_results(reply, is_whole=True), *whole]
-        return (replace(reply, spooled_images=spooled) if whole else reply), images
+        spooled, half = dict(reply.spooled_images), set[str]()
+        images = await self.find_results(reply)
+        while open_links := [image.url for image in images if image.is_open and image.url not in spooled]:
+            for url in open_links:
+                blob = None if len(half) >= _MAX_HALF else await self.probe_open(url, patient=len(images) == 1)
+                if blob is None:
+                    half.add(url)
+                else:
+                    spooled[url] = blob
+            if not half.isdisjoint(open_links):
+                images = await self.find_results(reply, takes_open=lambda url: url not in half)
+        return (replace(reply, spooled_images=spooled) if len(spooled) > len(reply.spooled_images) else reply), images
 
-    async def find_results(self, reply: ChatReply, *, is_whole: bool = False) -> list[FoundImage]:
-        """Return the images of a reply, without those that the client has sent. `is_whole` is that of `find_images`."""
-        found = await in_thread_if_long(reply.size, find_images, reply, self.sent, is_whole=is_whole)
+    async def probe_open(self, url: str, *, patient: bool) -> ByteSink | None:
+        """Return the image behind a link in whose middle a reply may end, if there is one that is not the client's."""
+        try:
+            blob = await self.io.probe(url, patient=patient)
+        except ImageUnavailable:
+            return None
+        return None if read_info(blob.read_at) is None or self.is_input(blob) else blob
+
+    async def find_results(
+        self, reply: ChatReply, *, takes_open: Callable[[str], bool] = lambda _: True
+    ) -> list[FoundImage]:
+        """Return the images of a reply, without those that the client has sent. `takes_open`: see `find_images`."""
+        found = await in_thread_if_long(reply.size, find_images, reply, self.sent, takes_open=takes_open)
         return [image for image in found if not await self.is_input_echo(reply, image)]
 
     @property
@@ -416,6 +431,10 @@ class Pipeline:
         # Scripts of a page can read a link only if its host allows it, which hosts of images seldom do. An operator who
         # has images stored never knows that the clients reach what this server reaches.
         return self.policy.rehost == "never" or (not self.request.from_page and await self.io.is_public(url))
+
+
+def _takes_none(_: str) -> bool:
+    return False
 
 
 def _is_icon(outcome: OutputImage | ApiError) -> bool:

@@ -26,6 +26,7 @@ class ChatReply:
         raw: The first 16 KiB as they arrived, for the log.
         complete: The upstream finished the reply, so nothing is missing.
         ends: How the text of each message of a complete reply ends; of one without an entry, nothing is missing.
+        end_of_bodies: How the texts of `bodies` end.
         size: Bytes of memory that the reply holds, roughly, without its spooled images.
         has_content: More arrived than an error, so the upstream may have done work that is billed.
         spooled_images: Large images, by the data URLs of the placeholders that replace them in the text.
@@ -45,6 +46,7 @@ class ChatReply:
     raw: str = ""
     complete: bool = True
     ends: tuple[TextEnd, ...] = ()
+    end_of_bodies: TextEnd = TextEnd.WHOLE
     size: int = field(default=0, compare=False)
     has_content: bool = True
     spooled_images: Mapping[str, ByteSink] = field(default_factory=dict)

@@ -53,6 +53,7 @@ class ReplyAccumulator:
     error: ReplyError | None = None
     _choices: dict[int, "_MessageBuilder"] = field(default_factory=dict)
     _has_other_content: bool = False
+    _has_gone_on: bool = False
 
     @property
     def has_content(self) -> bool:
@@ -75,20 +76,31 @@ class ReplyAccumulator:
         return tuple([self._choices[index].snapshot() for index in sorted(self._choices)])
 
     def ends(self, end: TextEnd) -> tuple[TextEnd, ...]:
-        """Return how the texts of the messages end, in that way where there is no reason."""
-        if self.finish_reason is not None:
-            end = text_end(self.finish_reason)
-        elif self.error is not None and end is TextEnd.WHOLE:
-            end = TextEnd.UNKNOWN
+        """Return how the texts of the messages end. `end` is that of `end_of_text`."""
+        end = self.end_of_text(end)
         return tuple([self._choices[index].end_of_text or end for index in sorted(self._choices)])
+
+    def end_of_text(self, end: TextEnd) -> TextEnd:
+        """Return how a text ends that has no reason of its own: `end`, if nothing else says how."""
+        if self.finish_reason is not None:
+            return text_end(self.finish_reason)
+        is_doubtful = self.error is not None if end is TextEnd.WHOLE else self._has_gone_on
+        return TextEnd.UNKNOWN if is_doubtful else end
 
     def add(self, document: Mapping[str, Any], size: int = 0) -> bool:
         """Add one document, which has `size` bytes, and return whether it had more than its envelope."""
         values, characters = self._amount()
+        pieces, had_error = self._pieces, self.error is not None
         has_grown = self.take(document, is_piece=True)
         values_now, characters_now = self._amount()
+        # Something else behind a text, such as its token counts, says that the text had come to its end.
+        self._has_gone_on = self._pieces == pieces and (self._has_gone_on or (self.error is not None) is had_error)
         self.size += characters_now - characters + (size if values_now > values else 0)
         return has_grown
+
+    @property
+    def _pieces(self) -> int:
+        return sum([each.pieces for each in self._choices.values()])
 
     def _amount(self) -> tuple[int, int]:
         """Return how many values and how many characters of text are held."""
@@ -144,6 +156,8 @@ class ReplyAccumulator:
         """Return whether the document has an error."""
         if self.id is None and isinstance(document.get("id"), str):
             self.id = document["id"] or None
+        if document.get("object") == "response" and document.get("status") == "incomplete":
+            self.finish_reason = "incomplete"
         if (counts := document.get("usage") or document.get("usageMetadata")) is not None:
             usage = read_usage(counts)
             self.usage = usage if usage != NO_USAGE else self.usage
@@ -201,6 +215,7 @@ class _MessageBuilder:
         values: Number of parts and fields that were added.
         characters: Length of all texts.
         end_of_text: How the text ends, None while there is no reason for it.
+        pieces: Number of times that the text has grown.
     """
 
     spooler: InlineImageSpooler | None = None
@@ -210,6 +225,7 @@ class _MessageBuilder:
     values: int = 0
     characters: int = 0
     end_of_text: TextEnd | None = None
+    pieces: int = 0
     _length: int = 0
     _has_thoughts: bool = False
 
@@ -223,6 +239,7 @@ class _MessageBuilder:
         return bool(self._length or self.parts) or has_more
 
     def append(self, text: str) -> None:
+        self.pieces += bool(text)
         self._append(text if self.spooler is None else self.spooler.feed(text.encode()).decode())
 
     def end(self) -> None:
@@ -254,7 +271,7 @@ class _MessageBuilder:
                 self._drop_repeated(content)
             self.append(content)
         elif isinstance(content, list | dict):
-            self._add_parts(content if isinstance(content, list) else [content])
+            self._add_parts(content if isinstance(content, list) else [content], is_message=is_message)
         text = message.get("text")
         is_text = not content and isinstance(text, str) and not _THOUGHTS.search(str(message.get("type")))
         if is_text:
@@ -289,7 +306,7 @@ class _MessageBuilder:
                 self.fields[key] = list(value) if isinstance(value, list) else value
                 self.values += 1
 
-    def _add_parts(self, parts: list[Any]) -> None:
+    def _add_parts(self, parts: list[Any], *, is_message: bool = False) -> None:
         texts = []
         for part in parts:
             text = _text_of_part(part)
@@ -300,6 +317,8 @@ class _MessageBuilder:
             else:
                 self.parts.append(part)
                 self.values += 1
+        if is_message and texts:
+            self._drop_repeated("\n".join(texts))
         self.append("\n".join(texts))
 
 

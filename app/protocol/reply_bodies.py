@@ -85,7 +85,9 @@ def _read_documents_of_chat(
     for document in chats:
         accumulator.take(document, is_piece=len(chats) > 1)
     accumulator.end()
-    return _build_reply(accumulator, origin, complete=True)
+    is_one = len(chats) == 1
+    end = TextEnd.WHOLE if is_one else TextEnd.UNKNOWN
+    return _build_reply(accumulator, origin, complete=True, end=end, is_one=is_one)
 
 
 class EventStream:
@@ -226,8 +228,10 @@ def _build_reply(
     *,
     complete: bool,
     has_content: bool = False,
-    end: TextEnd = TextEnd.WHOLE,
+    end: TextEnd,
+    is_one: bool = False,
 ) -> ChatReply:
+    """Return the reply. `end`: that of a text without a reason; `is_one`: all of it is one document."""
     return ChatReply(
         messages=accumulator.messages(),
         bodies=tuple(accumulator.bodies),
@@ -239,6 +243,8 @@ def _build_reply(
         raw=origin.raw,
         complete=complete,
         ends=accumulator.ends(end),
+        # Texts there may be pieces of one that goes on in the next document.
+        end_of_bodies=accumulator.end_of_text(end) if is_one else TextEnd.UNKNOWN,
         size=origin.size,
         has_content=has_content or accumulator.has_content,
         spooled_images=origin.spooled_images,

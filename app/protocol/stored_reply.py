@@ -24,6 +24,7 @@ _FIELDS = (
     "raw",
     "complete",
     "ends",
+    "end_of_bodies",
     "size",
     "has_content",
     "id",
@@ -54,7 +55,7 @@ def load_reply(text: str, spooled_images: Mapping[str, ByteSink]) -> ChatReply:
     """Return the reply that `dump_reply` has written. `spooled_images` are its own, by the same data URLs."""
     fields: dict[str, Any] = orjson.loads(text)
     fields |= {name: tuple(fields[name]) for name in ("messages", "bodies")} | {"usage": Usage(*fields["usage"])}
-    fields["ends"] = tuple(map(TextEnd, fields["ends"]))
+    fields |= {"ends": tuple(map(TextEnd, fields["ends"])), "end_of_bodies": TextEnd(fields["end_of_bodies"])}
     return ChatReply(**fields, spooled_images=spooled_images)
 
 

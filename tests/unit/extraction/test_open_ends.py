@@ -77,6 +77,7 @@ CUT = [
     Case("at the end of a data URL", DATA_URL, (DATA_URL,)),
     Case("at the end of bare base64", PNG, (DATA_URL,)),
     Case("inside an address behind base64", f"![a]({DATA_URL}) {SIGNED}", (DATA_URL,)),
+    Case("inside a part of the content", [{"type": "text", "text": f"Here: {SIGNED}", "cache_control": {}}], open=(SIGNED,)),
     Case("inside words", "One moment, I am paint"),
     Case("no text at all", None),
 ]  # fmt: skip
@@ -107,7 +108,7 @@ ENDS: dict[str, Callable[[object], ChatReply]] = {
 def found(reply: ChatReply) -> tuple[list[str], list[str]]:
     """Return what is whole, guesses included, and what may be cut."""
     result = explain(reply)
-    whole = [image.url for image in find_images(reply, is_whole=True)]
+    whole = [image.url for image in find_images(reply, takes_open=lambda _: False)]
     return (
         [*whole, *(guess.url for guess in result.guesses if guess.url not in whole)],
         [image.url for image in result.images if image.is_open],

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import orjson
 import pytest
 
 from app.errors import ApiError, NoImageInReply, UpstreamInvalidReply
@@ -10,6 +11,7 @@ from app.jobs.pipeline_interface import GenerationResult, PartialImage
 from app.protocol.chat_reply import ChatReply
 from app.protocol.input_images import InputImage
 from app.protocol.parameters import Operation
+from app.protocol.reply_parser import read_reply
 from tests.support.pipeline_world import PNG, URL, World, bytes_in, request_for, result_of, run, text_reply
 from tests.support.sample_images import gradient, saved
 
@@ -91,6 +93,35 @@ def test_each_message_may_have_an_open_end() -> None:
     reply = ChatReply(first.messages + second.messages, ends=first.ends + second.ends)
     world = Web([[reply]], web={SIGNED: PNG})
     assert [bytes_in(image) for image in result_of(request_for(), world).images] == [PNG]
+
+
+def stream(*documents: object, url: str = SIGNED) -> Web:
+    body = b"".join(b"data: " + orjson.dumps(document) + b"\n\n" for document in documents)
+    return Web([[read_reply(body)]], web={url: PNG})
+
+
+def test_a_text_that_is_no_piece_of_the_one_before_keeps_its_link() -> None:
+    """Pieces of a robot are joined, and each with a link may be a text of its own, too."""
+    world = stream({"content": "Painting. "}, {"text": f"See {SIGNED}"}, {"content": "Done"})
+    assert [image.url for image in result_of(request_for(response_format="url"), world).images] == [SIGNED]
+    assert world.probed == [(f"{SIGNED}Done", True), (SIGNED, True)]
+
+
+def test_half_a_link_in_one_piece_of_several_is_no_result() -> None:
+    world = stream({"content": f"See {HALF}"}, {"content": "56789"})
+    assert [image.url for image in result_of(request_for(response_format="url"), world).images] == [SIGNED]
+    world = stream({"content": f"See {HALF}"}, {"content": "56"})
+    with pytest.raises(NoImageInReply):
+        run(request_for(response_format="url"), world)
+    assert world.probed == [(f"{HALF}56", True), (HALF, True)]
+
+
+def test_only_a_few_open_links_are_looked_at() -> None:
+    choices = [{"index": index, "delta": {"content": f"See {URL}?{index}"}} for index in range(9)]
+    world = stream({"choices": choices})
+    with pytest.raises(NoImageInReply):
+        run(request_for(), world)
+    assert len(world.probed) == 4
 
 
 def test_the_image_of_the_client_is_no_result_behind_an_open_link_either() -> None:

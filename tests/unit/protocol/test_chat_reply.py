@@ -330,6 +330,11 @@ OPEN_ENDS = [
     OpenEnd("an incomplete response", line("a", "incomplete") + DONE, TextEnd.CUT),
     OpenEnd("a reason of another message", line("a") + SECOND, TextEnd.WHOLE),
     OpenEnd("the limit of tokens beside a whole message", line("a", "length") + SECOND + DONE, TextEnd.CUT),
+    OpenEnd("token counts behind the text", line("a") + b'data: {"choices":[],"usage":{"total_tokens":3}}\n\n', TextEnd.UNKNOWN),
+    OpenEnd("token counts in front of the text", b'data: {"choices":[],"usage":{"total_tokens":3}}\n\n' + line("a"), TextEnd.CUT),
+    OpenEnd("token counts with each piece", line("a").replace(b"{", b'{"usage":{"total_tokens":3},', 1), TextEnd.CUT),
+    OpenEnd("the end of a robot's message", b'data: {"answer":"a"}\n\ndata: {"event":"message_end"}\n\n', TextEnd.UNKNOWN),
+    OpenEnd("lines of JSON", b'{"message":{"content":"a"}}\n{"message":{"content":"b"},"done":false}', TextEnd.UNKNOWN),
     OpenEnd("a JSON body", WHOLE, TextEnd.WHOLE),
     OpenEnd("a JSON body without a reason", WHOLE.replace(b'"stop"', b"null"), TextEnd.WHOLE),
     OpenEnd("a JSON body with an error and no reason", WHOLE.replace(b'"stop"', b"null")[:-1] + b',"error":"lost"}', TextEnd.UNKNOWN),
@@ -342,6 +347,42 @@ def test_which_complete_replies_may_end_in_the_middle_of_a_word(case: OpenEnd) -
     reply = read_reply(case.body)
     assert reply.complete
     assert reply.end_of(0) is case.end
+
+
+def response(text: str, status: str) -> dict[str, object]:
+    content = [{"type": "output_text", "text": text}]
+    return {"object": "response", "status": status, "output": [{"type": "message", "content": content}]}
+
+
+def test_a_response_at_the_end_of_a_stream_replaces_the_pieces_of_its_text() -> None:
+    pieces = [{"type": "response.output_text.delta", "delta": piece} for piece in ("Here: ", "a")]
+    last = {"type": "response.completed", "response": response("Here: a", "completed")}
+    reply = read_reply(b"".join(b"data: " + orjson.dumps(event) + b"\n\n" for event in (*pieces, last)))
+    assert visible_text(reply) == "Here: a"
+    assert reply.end_of(0) is TextEnd.WHOLE
+
+
+@dataclass(frozen=True)
+class OtherEnd:
+    name: str
+    body: bytes
+    end: TextEnd
+
+
+CANDIDATE = b'{"candidates":[{"content":{"parts":[{"text":"a"}]},"finishReason":"%b"}]}'
+OTHER_ENDS = [
+    OtherEnd("a candidate of Gemini", CANDIDATE % b"STOP", TextEnd.WHOLE),
+    OtherEnd("a candidate at the limit of tokens", CANDIDATE % b"MAX_TOKENS", TextEnd.CUT),
+    OtherEnd("an incomplete response", orjson.dumps(response("a", "incomplete")), TextEnd.CUT),
+    OtherEnd("a response", orjson.dumps(response("a", "completed")), TextEnd.WHOLE),
+    OtherEnd("events, which may be pieces", line("a", "stop"), TextEnd.UNKNOWN),
+    OtherEnd("several documents", b'{"data":"a"}\n{"data":"b"}', TextEnd.UNKNOWN),
+]
+
+
+@pytest.mark.parametrize("case", OTHER_ENDS, ids=lambda case: case.name)
+def test_how_texts_beside_the_messages_end(case: OtherEnd) -> None:
+    assert read_reply(case.body).end_of_bodies is case.end
 
 
 MARKS = [
