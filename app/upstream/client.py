@@ -17,10 +17,10 @@ from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatRequest, client_fields
 from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import StreamingJson
-from app.protocol.pace import Pace
+from app.protocol.pace import Pace, split_events
 from app.protocol.reply_encoding import charset_of
 from app.protocol.reply_parser import ReplyParser
-from app.protocol.snapshot_throttle import SnapshotThrottle, split_events
+from app.protocol.snapshot_throttle import SnapshotThrottle
 from app.protocol.values import value_class
 from app.upstream.connection_errors import CONNECTION_LOST, connection_failure
 from app.upstream.error_body import AttemptFacts

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.protocol.snapshot_throttle import SnapshotThrottle, split_events
+from app.protocol.snapshot_throttle import SnapshotThrottle
 
 PROGRESS = b'data: {"choices":[{"delta":{"content":"."}}]}\n\n'
 
@@ -43,27 +43,3 @@ def test_all_searches_together_are_linear() -> None:
         received += 100
         searched += received * throttle.should_snapshot(b"https://example.com/".ljust(100), received, grown=True)
     assert searched < 20 * received
-
-
-@pytest.mark.parametrize(
-    ("chunk", "events"),
-    [
-        (b"", []),
-        (b"abc", [b"abc"]),
-        (b"a\r\n\r\nb", [b"a\r\n\r\n", b"b"]),
-        (b"a\nb\n\n\n\nc\n", [b"a\nb\n\n\n\n", b"c\n"]),
-        (b"a\r\rb", [b"a\r\r", b"b"]),
-        (b"a" * 20_000, [b"a" * 16_384, b"a" * 3_616]),
-    ],
-)
-def test_a_chunk_is_split_behind_its_events(chunk: bytes, events: list[bytes]) -> None:
-    assert list(split_events(chunk)) == events
-
-
-def test_base64_is_cut_into_pieces_of_the_size_that_is_wanted() -> None:
-    chunk, sizes = b"data: 1\n\ndata: image\n\n" + b"a\n\n" * 20_000, iter((0, 0, 50_000, 4_000, 0, 10**6))
-    pieces = list(split_events(chunk, lambda: next(sizes)))
-    assert b"".join(pieces) == chunk
-    assert pieces[:2] == [b"data: 1\n\n", b"data: image\n\n"]
-    assert [len(piece) for piece in pieces[2:]] == [50_000, 4_000, 3, 5_997]
-    assert list(split_events(chunk, lambda: 10**6)) == [chunk]
