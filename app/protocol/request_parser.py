@@ -9,6 +9,7 @@ from app.errors import InvalidRequest, UserError
 from app.protocol.ignored_parameters import ignored_parameters, is_reserved_metadata
 from app.protocol.image_request import PARAMETERS, PARAMETERS_OF, ImagesRequest
 from app.protocol.misplaced_images import FREE_VALUES, place_form_images, place_json_images
+from app.protocol.nested_sizes import lift_form_sizes, lift_sizes
 from app.protocol.parameters import FormPart, Operation, Parameter, ParameterType, is_lowered
 from app.protocol.size_fit import SizeMode
 from app.protocol.size_wishes import SizeParam, TierParam, resolve_size
@@ -79,7 +80,7 @@ def read_json(operation: Operation, body: object, mode: SizeMode = SizeMode.NATI
     table = TABLES[operation, False]
     given = {name: value for name, value in body.items() if value is not None or name in table.never_null}
     if not given.keys() <= table.checked:
-        given = place_json_images(operation, given, table.places.keys(), _IMAGE_NAMES)
+        given = place_json_images(operation, lift_sizes(given), table.places.keys(), _IMAGE_NAMES)
     if given.get("images") and given.get("image"):
         raise conflicting_values("image")
     return _read(operation, given, mode, form=False)
@@ -93,7 +94,7 @@ def read_form(operation: Operation, parts: Sequence[FormPart], mode: SizeMode = 
     """
     given: dict[str, list[FormPart]] = {}
     empty = set()
-    for part in parts:
+    for part in lift_form_sizes(parts):
         name = part.name.partition("[")[0]
         if name == "prompt" or not _is_empty(part):
             given.setdefault(name, []).append(part)

@@ -51,6 +51,11 @@ JSON = [
         {"n": 2.0, "output_format": "webp", "output_compression": 80.0},
         {"n": 2, "output_compression": 80},
     ),
+    Json(
+        "a ratio where OpenRouter has it",
+        {"image_config": {"aspect_ratio": "16:9"}},
+        {"size": Size(2048, 1152), "ignored": ()},
+    ),
     Json("auto in capitals", {"size": "AUTO", "aspect_ratio": "Auto"}, {"size": None, "ignored": ()}),
     Json("a size", {"size": "1536x1024"}, {"size": Size(1536, 1024), "size_text": "1536x1024"}),
     Json("auto leaves the choice to the model", {"size": "auto"}, {"size": None, "size_text": "auto", "ignored": ()}),
@@ -414,6 +419,11 @@ FORM = [
     Form("a list of images", parts(("image[]", ONE), ("image[]", TWO)), {"images": (InputImage(ONE), InputImage(TWO))}),
     Form(
         "numbered images", parts(("image[1]", TWO), ("image[0]", ONE)), {"images": (InputImage(ONE), InputImage(TWO))}
+    ),
+    Form(
+        "a ratio where OpenRouter has it",
+        parts(("image", ONE), ("image_config[aspect_ratio]", "16:9")),
+        {"size": Size(2048, 1152), "ignored": ()},
     ),
     Form("a whole number with a point", parts(("image", ONE), ("n", "2.0")), {"n": 2}),
     Form("a mask in brackets", parts(("image", ONE), ("mask[]", TWO)), {"mask": InputImage(TWO)}),
