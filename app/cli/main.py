@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -128,6 +129,10 @@ class _LimnerGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name == "serve":
+            # Imports take a third of a second, and a SIGHUP would end the process meanwhile: as systemd sees it, on
+            # purpose and for good. What it asks for, to read the file of client keys, is done at the start anyway.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         with _lean_imports():
             command: click.Command = import_module(f"app.cli.{cmd_name}").command
         return command

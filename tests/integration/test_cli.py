@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -451,6 +452,25 @@ def test_the_exit_code_tells_how_the_server_ended(
     monkeypatch.setattr("app.cli.serve.DrainingServer", ended)
     assert main(["serve"]) == code
     assert ended.settings[0].upstream_base_url == NOWHERE
+
+
+@pytest.fixture(autouse=True)
+def _restore_hangup() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGHUP)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("command", "survives"), [("serve", True), ("check", False)])
+def test_a_reload_does_not_end_a_server_that_is_being_imported(command: str, survives: bool) -> None:
+    code = (
+        "import os, signal; from app.cli.main import limner; "
+        f"limner.get_command(None, {command!r}); os.kill(os.getpid(), signal.SIGHUP); print('alive')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == ((0, "alive\n") if survives else (-signal.SIGHUP, ""))
 
 
 def test_several_workers_are_supervised(environment: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
