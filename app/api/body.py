@@ -250,7 +250,7 @@ async def _parse_in_pieces(chunk: bytes, parse: Callable[[bytes], object], pace:
 
 def media_type(content_type: str) -> str:
     """Return the type without its parameters. JSON of any dialect is JSON; a header that came twice is a list."""
-    kind = re.split("[;,]", content_type, maxsplit=1)[0].strip().lower()
+    kind = content_type.partition(";")[0].partition(",")[0].strip().lower()
     return "application/json" if kind.endswith("+json") else kind
 
 

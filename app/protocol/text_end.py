@@ -19,6 +19,8 @@ class TextEnd(StrEnum):
 
 def text_end(reason: str) -> TextEnd:
     """Return what a finish reason says of the end of the text."""
+    if reason == "stop":  # That of nearly every reply.
+        return TextEnd.WHOLE
     if _CUT.search(reason):
         return TextEnd.CUT
     return TextEnd.WHOLE if _WHOLE.search(reason) else TextEnd.UNKNOWN
