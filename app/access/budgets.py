@@ -72,7 +72,7 @@ class MoneyBudgets:
         return datetime(today.year + today.month // 12, today.month % 12 + 1, 1, tzinfo=UTC)
 
     def _budget(self, key: ClientKey) -> str:
-        return f"{key.name}/{datetime.fromtimestamp(self._now(), UTC):%Y-%m}"
+        return f"{key.name}/{month_name(self._now())}"
 
     def _headers(self, key: ClientKey, used: int) -> dict[str, str]:
         limit = key.monthly_cost or Decimal(0)
@@ -98,3 +98,8 @@ class MoneyBudgets:
         waits = {"retry-after": str(seconds), "retry-after-ms": str(seconds * 1000), "x-should-retry": "false"}
         quota = "insufficient_quota"
         return RateLimited(message, type=quota, code=quota, headers=headers | waits)
+
+
+def month_name(seconds: float) -> str:
+    """Return the name of the month of a time in seconds since 1970, as counters have it. Months are those of UTC."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m}"

@@ -9,15 +9,15 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 from app.access.auth import Caller
-from app.access.budgets import MoneyBudgets
+from app.access.budgets import MoneyBudgets, month_name
 from app.access.concurrency import FairSemaphore
 from app.access.keys import ClientKey, Rate
 from app.errors import Forbidden, InvalidRequest, RateLimited, UserError
 from app.protocol.image_request import ImagesRequest
 from app.protocol.validation_errors import quote
+from app.state.budget import MONTH_TTL
 from app.state.semaphore import DistributedSemaphore
 from app.state.shared_state import Counters, SharedState
 
@@ -25,9 +25,6 @@ _SECONDS = {"minute": 60, "hour": 3_600, "day": 86_400}
 
 #: From the least to the best.
 QUALITIES = ("low", "medium", "high")
-
-#: Seconds after which a month's counter expires: the longest month and a day.
-_BUDGET_COUNTER_TTL = 32 * 86_400
 
 #: What is held where there is no limit.
 _NOTHING = nullcontext()
@@ -156,7 +153,7 @@ class KeyLimits:
         return await self._state.with_counters(key.name, lambda counters: counters.get(self._month_of(key)))
 
     def _month_of(self, key: ClientKey) -> str:
-        return f"month/{key.name}/{datetime.fromtimestamp(self._now(), UTC):%Y-%m}"
+        return f"month/{key.name}/{month_name(self._now())}"
 
     async def _read_window(self, counters: Counters, window: LimitWindow) -> LimitWindow:
         start, used = await counters.get_moving_window(window.counter, window.rate.amount, window.seconds)
@@ -184,8 +181,8 @@ class KeyLimits:
 
     async def _spend_budget(self, counters: Counters, month: str, images: int, budget: int) -> None:
         # Another replica may have used the rest of the budget since it was read. The images are then given back.
-        if await counters.incr(month, _BUDGET_COUNTER_TTL, images) > budget:
-            await counters.incr(month, _BUDGET_COUNTER_TTL, -images)
+        if await counters.incr(month, MONTH_TTL, images) > budget:
+            await counters.incr(month, MONTH_TTL, -images)
             raise _budget_exhausted(budget)
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from app.state.shared_state import SharedState
 
 #: Seconds after which the counters of a month expire: the longest month and a day.
-_TTL = 32 * 86_400
+MONTH_TTL = 32 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class Reservation:
     is_local: bool
 
 
-class Granted(NamedTuple):
-    """A reservation, None where the budget has no room for it, and the units that are used now."""
+class BudgetReply(NamedTuple):
+    """The answer to a reservation: None where the budget has no room for it; and the units that are used now."""
 
     reservation: Reservation | None
     used: int
@@ -41,7 +41,7 @@ class BudgetCounters:
         #: Settlements that Redis has not taken yet. Each counts once there, however often it is sent.
         self._unsettled: dict[str, tuple[Reservation, int]] = {}
 
-    async def reserve(self, budget: str, units: int, limit: int | None) -> Granted:
+    async def reserve(self, budget: str, units: int, limit: int | None) -> BudgetReply:
         """Reserve units, if no more than `limit` are used then; None is no limit.
 
         Raises:
@@ -51,14 +51,14 @@ class BudgetCounters:
         reservation = Reservation(budget, secrets.token_hex(8), units, is_local=False)
         reply = await self._call("reserve", reservation, units, -1 if limit is None else limit, required=True)
         if reply is not None:
-            return Granted(reservation if reply[0] else None, reply[1])
+            return BudgetReply(reservation if reply[0] else None, reply[1])
         if self._state.is_shared:
             # Redis may have counted it before it failed.
             self._unsettled[reservation.id] = reservation, 0
         if limit is not None and self._local[budget] + units > limit:
-            return Granted(None, self._local[budget])
+            return BudgetReply(None, self._local[budget])
         self._local[budget] += units
-        return Granted(Reservation(budget, reservation.id, units, is_local=True), self._local[budget])
+        return BudgetReply(Reservation(budget, reservation.id, units, is_local=True), self._local[budget])
 
     async def settle(self, reservation: Reservation, units: int) -> None:
         """Put what was spent in the place of what was reserved. Never fails: Redis gets it later, if it is down."""
@@ -83,7 +83,7 @@ class BudgetCounters:
     async def _call(
         self, command: str, reservation: Reservation, units: int, limit: int = -1, *, required: bool = False
     ) -> tuple[bool, int] | None:
-        args = [command, reservation.id, units, limit, _TTL]
+        args = [command, reservation.id, units, limit, MONTH_TTL]
         reply = await self._state.run_script("budget.lua", _keys(reservation.budget), args, required=required)
         return None if reply is None else (bool(reply[0]), int(reply[1]))
 

@@ -25,7 +25,7 @@ from app.protocol.money import from_units
 from app.protocol.parameters import Operation
 from app.protocol.prices import Price, PriceList
 from app.protocol.sizes import Size
-from app.state.budget import BudgetCounters, Granted
+from app.state.budget import BudgetCounters, BudgetReply
 from app.state.shared_state import SharedState
 from app.upstream.pool import PoolMember, UpstreamPool
 from app.upstream.spec import ModelMap, UpstreamSpec
@@ -64,7 +64,7 @@ def test_reservations_are_settled_once(is_shared: bool, redis: RedisServer) -> N
         counters = BudgetCounters(state)
         first = await counters.reserve("b", 60, 100)
         assert (first.reservation is not None, first.used) == (True, 60)
-        assert await counters.reserve("b", 41, 100) == Granted(None, 60)
+        assert await counters.reserve("b", 41, 100) == BudgetReply(None, 60)
         assert (await counters.reserve("b", 40, 100)).used == 100
         assert (await counters.reserve("b", 5, None)).used == 105
         assert first.reservation is not None
@@ -105,7 +105,7 @@ def test_what_redis_could_not_take_is_settled_later(redis: RedisServer) -> None:
         # This process counts alone meanwhile.
         local = await counters.reserve("b", 80, 100)
         assert local.reservation is not None
-        assert await counters.reserve("b", 30, 100) == Granted(None, 80)
+        assert await counters.reserve("b", 30, 100) == BudgetReply(None, 80)
         await counters.settle(local.reservation, 50)
         assert await counters.used("b") == 50
         redis.start()
