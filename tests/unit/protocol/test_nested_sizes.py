@@ -53,6 +53,7 @@ FORMS: list[tuple[str, tuple[str, Any], list[tuple[str, Any]]]] = [
     ("JSON with more in it", ("image_config", '{"aspectRatio": "16:9", "a": 1}'), [("aspect_ratio", "16:9"), ("image_config", '{"aspectRatio": "16:9", "a": 1}')]),
     ("a ratio under its short name", ("ratio", "16:9"), [("aspect_ratio", "16:9")]),
     ("text that only begins like JSON", ("image_config", "{a"), [("image_config", "{a")]),
+    ("text that is no JSON", ("image_config", "wide"), [("image_config", "wide")]),
     ("other brackets", ("metadata[ratio]", "16:9"), [("metadata[ratio]", "16:9")]),
     ("a prompt that looks like JSON", ("prompt", '{"aspect_ratio": "16:9"}'), [("prompt", '{"aspect_ratio": "16:9"}')]),
     ("a file", ("image", FILE), [("image", FILE)]),
