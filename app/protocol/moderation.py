@@ -20,6 +20,8 @@ MODERATION = re.compile(
     | \bSAFETY\b | IMAGE_SAFETY
     | violat\w{0,6} [^.!?]{0,80}
       (?:polic|guideline|standard|safety|content|usage|terms|\btos\b|\brules?\b|\blaws?\b|copyright)
+    | against [ ] (?:our|the|its) [ ] (?:\w{1,12} [ ])? (?:polic|guideline|rules?\b|terms)
+    | words? [^.!?]{0,20} not[ ](?:allowed|permitted)
     | (?:usage|community|acceptable[ ]use) [ _-] (?:polic|guideline|standard)
     | prohibited[ _](?:content|by|prompt|input|word|use) | data_?inspection
     | inappropriate | \bnsfw\b | \bsexual | \bporn
@@ -35,7 +37,7 @@ MODERATION = re.compile(
     | rejected [^.!?]{0,60} (?:safety|polic|rules?\b|filter|content)
     | 敏感 | 违规 | 違規 | 违反 | 違反 | 违禁 | 不合规 | 不当(?:内容|信息) | 不适当 | 色情 | 涉黄 | 涉政
     | 内容(?:审核|安全|政策) | 不符合[^。！？]{0,12}(?:安全|规范|政策|规定|准则)
-    | 审核(?:未|不|失败|拒绝) | 安全(?:审核|系统|策略) | 触发了?安全 | 涉嫌
+    | 未通过\S{0,4}审核 | 审核(?:未|不|失败|拒绝) | 安全(?:审核|系统|策略) | 触发了?安全 | 涉嫌
     | 违法 | 不良信息 | 涉及版权 | 风控 | 侵权 | 使用政策 | 拒绝生成
     | ポリシー | 不適切 | センシティブ | 利用規約 | 정책 | 부적절 | 유해
     | inapropiad | inapropriad | inadequad | pol[ií]ticas?[ ]de | politiques?[ ]d | inappropri[ée]

@@ -56,6 +56,13 @@ CREDIT = _any_of(
     *(r"pre_consume_token_quota", r"good standing", r"欠费", r"余额", r"充值", _near(_MEANS, _SHORTAGE)),
     *(r"billing account", r"payment method", r"\bcredit limit\b", r"\b(?:paid|higher|premium) (?:plan|tier)\b"),
     r"\b(?:your|current|subscription) plan does(?: not|n't) include\b",
+    *(r"\b(?:over|exceeded) (?:the |its )?budget\b", r"\bbudget[_ ](?:has been |is )?exceeded"),
+    *(r"\bspend(?:ing)? (?:limit|cap) (?:is |has been )?(?:reached|exceeded)", r"\bno (?:\w{1,12} )?quota\b"),
+    *(
+        r"\b(?:credits?|subscription|trial)\b[^.!?]{0,20}\bexpired",
+        r"\b(?:no (?:active )?|requires? an? )subscription\b",
+    ),
+    *(r"(?:套餐|订阅)\S{0,6}(?:过期|到期)", r"升级\S{0,4}套餐"),
 )
 #: Words of a used-up account that vendors also write where only a minute's limit is reached.
 QUOTA = _any_of(r"exceeded your current quota", r"quota[_ ]exceeded", r"exceeded[^.!?]{0,30}\bquota\b")
@@ -69,7 +76,11 @@ MODEL_CODE = _any_of(
 MODEL = _any_of(
     r"(?:model|endpoint|deployment|模型)\b[^.!?\n]{0,100}"
     r"(?:does(?: not|n't) exist|not exist|not found|no longer|deprecated|retired|not available|not enabled)",
-    *(r"(?:do(?:es)? not have|has no|no) access to (?:the )?model", r"no endpoints? found", r"not a valid model"),
+    *(
+        r"(?:do(?:es)? not have|has no|no|not allowed to) access (?:to )?(?:the )?model",
+        r"no endpoints? found",
+        r"not a valid model",
+    ),
     *(r"\b(?:unknown|invalid|unsupported|no such) model\b", r"model\s\S{1,80}\s(?:is )?not supported", r"modelnotopen"),
     *(
         r"must be verified",
@@ -82,7 +93,7 @@ MODEL = _any_of(
     *(r"\bmodel[_ ](?:is )?(?:not[_ ]supported|disabled|offline)\b", r"only supports? the \w{1,20} api\b"),
     *(
         r"not a (?:valid )?chat(?:[_ ]completions?)? model",
-        r"模型\S{0,4}(?:下线|下架|弃用|停用|禁用|关闭)",
+        r"模型[^。！？\n]{0,40}(?:下线|下架|弃用|停用|禁用)",
         r"未开通.{0,6}模型",
     ),
     *(r"publisher model", r"模型(?:不存在|未开通|不支持)", r"不(?:存在|支持)的?.{0,10}模型", r"data policy"),
@@ -185,6 +196,8 @@ RATE = _any_of(
     rf"(?:{_COUNTED}) (?:limit|exhausted)\b(?![^.!?]{{0,25}}\b(?:bytes?|[kmg]i?b|characters?|tokens|pixels?)\b)",
     r"\blimit\b[^.!?]{0,40}\bper (?:second|minute|hour|day)\b",
     r"too many (?:\w{1,12} ){0,2}(?:requests|tasks|jobs|calls|generations)",
+    r"\brequests?\b[^.!?]{0,20}\btoo (?:frequent|quick|fast|often)",
+    *(r"number of requests\b[^.!?]{0,20}exceed", r"\blimit of requests\b", r"\bparallel requests\b"),
     *(r"maximum (?:number of )?concurren", r"\bqueue (?:is |has been )?full\b"),
     *("(?:请求|调用|访问|操作)(?:次数|频率)?(?:过于|太|过)(?:频繁|多|快)", "请求频率", "频率限制", "限流", "队列已?满"),
     *(r"并发\S{0,6}(?:超|限)", "排队(?:人数)?(?:过|太)多"),

@@ -53,7 +53,7 @@ REFUSALS = (
     Case("a forbidden word, under the key of a description", 200, {"code": 24, "description": "可能包含敏感词", "properties": {"bannedWord": "x"}}, BLOCKED),
     Case("adult content", 400, e("Adult content detected"), BLOCKED),
     Case("terms that are violated, by their short name", 400, e("Image violates ToS"), BLOCKED),
-    *(Case(f"a refusal in words: {words}", 400, e(words), BLOCKED) for words in ("输入内容存在不良信息", "提示词含有违法信息", "内容涉及版权", "Ce contenu enfreint nos règles", "Der Inhalt verstößt gegen unsere Regeln", "Контент заблокирован", "Konten melanggar kebijakan", "Nội dung vi phạm chính sách", "İçerik politikalarımızı ihlal ediyor", "المحتوى ينتهك السياسة")),
+    *(Case(f"a refusal in words: {words}", 400, e(words), BLOCKED) for words in ("输入内容存在不良信息", "生成的图片未通过审核", "Your prompt contains words that are not allowed", "It may go against our policies", "提示词含有违法信息", "内容涉及版权", "Ce contenu enfreint nos règles", "Der Inhalt verstößt gegen unsere Regeln", "Контент заблокирован", "Konten melanggar kebijakan", "Nội dung vi phạm chính sách", "İçerik politikalarımızı ihlal ediyor", "المحتوى ينتهك السياسة")),
 )  # fmt: skip
 
 COMPLAINTS = (
@@ -76,7 +76,7 @@ COMPLAINTS = (
     Case("a 403 without evidence", 403, e("Not for you."), "upstream_forbidden"),
     Case("a 403 in plain text", 403, b"Forbidden", "upstream_forbidden"),
     Case("a 403 without words", 403, b"", "upstream_forbidden"),
-    *(Case(f"a limit that each repeat would exceed: {words}", 400, e(words), CLIENT) for words in ("Image exceeds the size limit", "Request size limit exceeded", "The request limit of 20 MB was exceeded", "Prompt exceeds the limit of 1000 characters", "Too many images: the limit is 5 per request", "At most 4 reference images are allowed per request", "图片数量已达上限", "请求体大小超过上限", "token已超过最大长度", "The image has insufficient contrast")),
+    *(Case(f"a limit that each repeat would exceed: {words}", 400, e(words), CLIENT) for words in ("Image exceeds the size limit", "Image dimensions must be at least 300 pixels", "Aspect ratio of the image must be between 1:16 and 16:1", "参考图数量超过限制", "max_tokens limit exceeded", "Image count limit exceeded: at most 10 images per request", "Could not generate image: no face detected", "Request size limit exceeded", "The request limit of 20 MB was exceeded", "Prompt exceeds the limit of 1000 characters", "Too many images: the limit is 5 per request", "At most 4 reference images are allowed per request", "图片数量已达上限", "请求体大小超过上限", "token已超过最大长度", "The image has insufficient contrast")),
     Case("a model that is not the cause", 400, e("This model does not support the size 7x7"), CLIENT),
 )  # fmt: skip
 
@@ -154,8 +154,8 @@ OPERATORS = (
     Case("Cloudflare's ban", 403, b"error code: 1010", WALL),
     Case("Akamai's ban", 403, b"<HTML><HEAD><TITLE>Access Denied</TITLE></HEAD></HTML>", WALL),
     Case("a company's proxy", 407, b"<html>Proxy Authentication Required</html>", WALL),
-    *(Case(f"no credit, in words: {words}", 403, e(words), QUOTA) for words in ("Your credit has run out", "Insufficient points", "Credit limit exceeded", "Please add a payment method", "This model requires a paid plan", "Your plan does not include this model", "billing account for project is disabled", "分组额度已耗尽", "积分不足，请先购买", "资源包余量已用尽", "クレジットが不足しています", "잔액이 부족합니다", "Недостаточно средств", "Saldo insuficiente", "Solde insuffisant", "Nicht genügend Guthaben", "Số dư không đủ")),
-    *(Case(f"a model, in words: {words}", 400, e(words), MODEL) for words in ("model_not_supported", "Model disabled.", "This model only supports the Responses API", "It is not a valid chat completion model", "This token has no access to model m", "该模型已下线", "未开通模型服务")),
+    *(Case(f"no credit, in words: {words}", 403, e(words), QUOTA) for words in ("Your credit has run out", "Insufficient points", "Key over budget", "Monthly spend limit reached", "You have no remaining quota", "Your free credits have expired", "Subscription expired", "No active subscription", "套餐已过期", "请升级套餐", "Credit limit exceeded", "Please add a payment method", "This model requires a paid plan", "Your plan does not include this model", "billing account for project is disabled", "分组额度已耗尽", "积分不足，请先购买", "资源包余量已用尽", "クレジットが不足しています", "잔액이 부족합니다", "Недостаточно средств", "Saldo insuficiente", "Solde insuffisant", "Nicht genügend Guthaben", "Số dư không đủ")),
+    *(Case(f"a model, in words: {words}", 400, e(words), MODEL) for words in ("model_not_supported", "Model disabled.", "The team is not allowed to access model m", "模型 m 已下线，请使用新模型", "This model only supports the Responses API", "It is not a valid chat completion model", "This token has no access to model m", "该模型已下线", "未开通模型服务")),
     *(Case(f"our key, in words: {words}", 403, e(words), AUTH) for words in ("Token无效", "签名错误", "IP 192.0.2.3 is not in whitelist", "The request signature does not match", "Method doesn't allow unregistered callers")),
     Case("a signature, by its code inside a 200", 200, {"Response": {"Error": {"Code": "AuthFailure.SignatureFailure", "Message": "x"}}}, AUTH),
     Case("nginx, http in place of https", 400, b"<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>", "upstream_error"),
@@ -177,7 +177,7 @@ LIMITS = (
     Case("a limit as 400", 400, e("请求过于频繁，请稍后再试"), RATE),
     Case("a limit inside a 200", 200, e("Too many requests", code=429), RATE),
     Case("Google inside a 200", 200, e("Resource has been exhausted", status="RESOURCE_EXHAUSTED"), RATE),
-    *(Case(f"a limit, in words: {words}", 400, e(words), RATE) for words in ("Open api qps request limit reached", "Request has reached API limit, please try later", "RequestLimitExceeded.JobNumExceed", "Request limit reached for this minute", "Daily image limit reached. Try again tomorrow.", "You hit your limit of 10 generations per day", "TPM limit exceeded", "rpm exhausted", "Too many pending tasks in queue", "The queue is full", "You have reached the maximum number of concurrent jobs", "No available GPU, please retry", "Server is busy", "Quota exceeded for metric 'requests' and limit 'requests per minute'")),
+    *(Case(f"a limit, in words: {words}", 400, e(words), RATE) for words in ("Open api qps request limit reached", "Request has reached API limit, please try later", "RequestLimitExceeded.JobNumExceed", "Request limit reached for this minute", "Daily image limit reached. Try again tomorrow.", "You hit your limit of 10 generations per day", "TPM limit exceeded", "Requests are too frequent", "You are sending requests too quickly", "Max parallel requests reached", "The number of requests has exceeded the limit", "Limit of requests reached", "rpm exhausted", "Too many pending tasks in queue", "The queue is full", "You have reached the maximum number of concurrent jobs", "No available GPU, please retry", "Server is busy", "Quota exceeded for metric 'requests' and limit 'requests per minute'")),
     *(Case(f"a limit, in words: {words}", 400, e(words), RATE) for words in ("操作过于频繁，请稍后重试", "请求的次数超过了频率限制。", "同时处理的任务数量已达上限。", "当前排队人数过多", "超出每日限额", "リクエスト制限に達しました", "요청 한도를 초과했습니다", "Слишком много запросов", "Demasiadas solicitudes", "Trop de requêtes", "Zu viele Anfragen")),
     Case("a full queue, under the key of a description, inside a 200", 200, {"code": 23, "description": "队列已满，请稍后尝试", "properties": {}}, RATE),
     Case("Google's older form inside a 200", 200, {"error": {"errors": [{"reason": "rateLimitExceeded", "message": "x"}], "code": 429, "message": "x"}}, RATE),
