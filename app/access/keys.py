@@ -318,7 +318,7 @@ def _read_regular_file(path: Path) -> str:
         UnicodeDecodeError: It is not UTF-8.
     """
     # Opening a pipe would wait for somebody who writes into it.
-    with open(path, encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+    with open(path, encoding="utf-8-sig", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise InvalidKeyFile("is a pipe or a device. It is read again and again, so it must be a regular file")
         return file.read()

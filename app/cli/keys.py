@@ -47,7 +47,7 @@ def show_use(settings: Settings) -> int:
         print_error("keys", "LIMNER_KEYS_FILE is not set")
         return 2
     try:
-        keys = parse_keys(settings.keys_file.read_text("utf-8"))
+        keys = parse_keys(settings.keys_file.read_text("utf-8-sig"))
         uses = read_uses(settings, keys)
     except InvalidKeyFile as error:
         print_error("keys", f"{settings.keys_file}: {error}")

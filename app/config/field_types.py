@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, FilePath,
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
-from app.config.spellings import find_copied_mark, lower_case, parse_seconds, split_list, strip_spaces
+from app.config.spellings import decode_file, find_copied_mark, lower_case, parse_seconds, split_list, strip_spaces
 from app.images.input_limits import NO_LIMITS, InputLimits
 from app.images.signer import is_available
 from app.images.ssrf import AllowRule, parse_allow, parse_host
@@ -64,7 +64,7 @@ def read_secret_file(path: str | Path) -> str:
             which could be the secret itself, written into the wrong setting.
     """
     try:
-        text = Path(path).read_text("utf-8").strip()
+        text = decode_file(Path(path).read_bytes()).strip()
     except (OSError, UnicodeDecodeError):
         text = ""
     if not text:

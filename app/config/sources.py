@@ -4,7 +4,6 @@ Each source also returns, under the key `ORIGINS`, where its values were found. 
 """
 
 import tomllib
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Collection, Container, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, InitSettingsSource
 
 from app.config.field_types import PREFIX, read_secret_file, variable
+from app.config.spellings import decode_file, encoding_of
 
 #: The configuration file that is read when no variable names another one.
 CONFIG_FILE = "limner.toml"
@@ -48,8 +48,7 @@ def dot_env_source(settings_type: type[BaseSettings]) -> DotEnvSettingsSource:
     """
     try:
         start = Path(DOT_ENV).read_bytes()[:2] if Path(DOT_ENV).is_file() else b""
-        encoding = "utf-16" if start in {BOM_UTF16_LE, BOM_UTF16_BE} else "utf-8"
-        return DotEnvSettingsSource(settings_type, env_file=DOT_ENV, env_file_encoding=encoding)
+        return DotEnvSettingsSource(settings_type, env_file=DOT_ENV, env_file_encoding=encoding_of(start))
     except UnicodeDecodeError:
         raise _invalid(f"{DOT_ENV}: is not UTF-8") from None
 
@@ -105,7 +104,7 @@ class ConfigFileSource(InitSettingsSource):
     def _read(self, path: Path) -> dict[str, Any]:
         """Return what the file sets, and under `ORIGINS` where."""
         try:
-            table = tomllib.loads(path.read_text("utf-8"))
+            table = tomllib.loads(decode_file(path.read_bytes()))
         except OSError as error:
             raise _invalid(f"{path}: cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:

@@ -5,6 +5,7 @@ the manifests of Kubernetes and most control panels do neither, so that both bec
 """
 
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 
 import orjson
 
@@ -15,6 +16,16 @@ _PLACEHOLDER = re.compile(
 _SCHEME = re.compile(r"bearer\b", re.IGNORECASE)
 _LENGTH_OF_TIME = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(s|sec|m|min|h|d)\s*", re.IGNORECASE)
 _SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
+
+
+def encoding_of(start: bytes) -> str:
+    """Return the encoding of a text file by its first two bytes: UTF-8, or UTF-16 as shells of Windows write it."""
+    return "utf-16" if start in {BOM_UTF16_LE, BOM_UTF16_BE} else "utf-8-sig"
+
+
+def decode_file(content: bytes) -> str:
+    """Return the text of a file without its byte order mark. Raises `UnicodeDecodeError`."""
+    return content.decode(encoding_of(content[:2]))
 
 
 def find_copied_mark(value: object) -> str | None:

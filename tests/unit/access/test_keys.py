@@ -150,6 +150,12 @@ def test_a_changed_file_is_read_at_the_next_look(tmp_path: Path) -> None:
     assert file.names() == ["alice", "bob"]
 
 
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    file = File(tmp_path)
+    file.write("\ufeff" + HEAD + TWO)
+    assert file.names() == ["alice", "bob"]
+
+
 def test_a_file_that_has_not_changed_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = File(tmp_path)
     monkeypatch.setattr(keys, "_read_regular_file", lambda _: pytest.fail("read again"))

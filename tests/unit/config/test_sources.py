@@ -51,6 +51,8 @@ FOUND = [
     Found("the environment wins over .env", {"port": 1}, {".env": "LIMNER_PORT=2", "limner.toml": "port = 3"}, {"PORT": "1"}),
     Found(".env wins over the file", {"port": 2}, {".env": "LIMNER_PORT=2", "limner.toml": "port = 3"}),
     Found("a .env as PowerShell writes it", {"port": 2}, {".env": "\ufeffLIMNER_PORT=2\r\n".encode("utf-16-le").decode("latin-1")}),
+    Found("files as Notepad writes them", {"port": 3, "status_key": SecretStr("sk-1")}, {"limner.toml": "\xef\xbb\xbfport = 3\r\n", "key": "\xef\xbb\xbfsk-1\r\n"}, {"STATUS_KEY_FILE": "key"}),
+    Found("files as PowerShell writes them", {"port": 3, "status_key": SecretStr("sk-1")}, {"limner.toml": "\ufeffport = 3\r\n".encode("utf-16-le").decode("latin-1"), "key": "\ufeffsk-1\r\n".encode("utf-16-le").decode("latin-1")}, {"STATUS_KEY_FILE": "key"}),
     Found("an empty variable is unset", {"port": 3}, {"limner.toml": "port = 3"}, {"PORT": ""}),
 ]  # fmt: skip
 
@@ -106,7 +108,7 @@ WRONG = [
     Wrong("an invalid upstream key", ("upstream_api_key in limner.toml: invalid value (format: visible ASCII characters without spaces)",), {"limner.toml": 'upstream_api_key = "sk 1"'}),
     Wrong("a file that does not exist", ("/no/limner.toml: cannot be read: No such file or directory",), {}, {"CONFIG": "/no/limner.toml"}),
     Wrong("a file that is not TOML", ("limner.toml: is not TOML: Expected '=' after a key in a key/value pair (at line 2, column 8)",), {"limner.toml": "[[upstreams]]\napi_key: sk-1\n"}),
-    Wrong("a file that is not text", ("limner.toml: is not UTF-8",), {"limner.toml": "\xff\xfe"}),
+    Wrong("a file that is not text", ("limner.toml: is not UTF-8",), {"limner.toml": "\xff"}),
     Wrong("a .env that is not text", (".env: is not UTF-8",), {".env": "LIMNER_PORT=\xff"}),
     Wrong("a list in a named file, and a variable for one upstream", ("LIMNER_UPSTREAM_BASE_URL: set together with upstreams in ours.toml, where each upstream has its own",), {"ours.toml": ENTRY}, {"CONFIG": "ours.toml"}),
     Wrong("a list, and a model for a single upstream, in one file", ("upstream_model in ours.toml: set together with upstreams in ours.toml, where each upstream has its own",), {"ours.toml": f'upstream_model = "m"\n{ENTRY}'}, {"CONFIG": "ours.toml", "UPSTREAM_BASE_URL": ""}),
