@@ -99,7 +99,9 @@ class DrainingServer(uvicorn.Server):
         """Drop expired results and freed memory, once a second. uvicorn calls this ten times as often."""
         if counter % 10 == 0:
             self._services.registry.drop_expired()
-            self._freed_memory.look(len(self._services.service.tasks), time.monotonic())
+            # A job may outlive its request, and a request that is still arriving has no job.
+            in_flight = max(len(self._services.service.tasks), len(self.server_state.tasks))
+            self._freed_memory.look(in_flight, time.monotonic())
         return await super().on_tick(counter)
 
     def _on_started(self, _: asyncio.AbstractEventLoop) -> None:
