@@ -4,7 +4,7 @@ from collections.abc import Callable
 from itertools import takewhile
 
 from app.protocol.file_parts import ReadAt, jpeg_segments, png_chunks, webp_chunks
-from app.protocol.image_format import find_format
+from app.protocol.image_format import find_format, tiff_number, tiff_order
 
 #: Chunks, segments or boxes that are read at most. Encoders of PNG write chunks of 8 KiB.
 _MAX_STEPS = 16_384
@@ -59,14 +59,10 @@ def _in_iso(read_at: ReadAt) -> bool:
 
 
 def _in_tiff(read_at: ReadAt) -> bool:
-    order = "<" if read_at(0, 1) == b"I" else ">"
-    directory = _number(read_at(4, 4), order)
-    entries = min(512, _number(read_at(directory, 2), order))
-    return any(_number(read_at(directory + 2 + 12 * entry, 2), order) == _TIFF_TAG for entry in range(entries))
-
-
-def _number(data: bytes, order: str) -> int:
-    return int.from_bytes(data, "little" if order == "<" else "big")
+    order = tiff_order(read_at)
+    directory = tiff_number(read_at(4, 4), order)
+    entries = min(512, tiff_number(read_at(directory, 2), order))
+    return any(tiff_number(read_at(directory + 2 + 12 * entry, 2), order) == _TIFF_TAG for entry in range(entries))
 
 
 _FINDERS: dict[str, Callable[[ReadAt], bool]] = {

@@ -188,7 +188,7 @@ def _is_complete_bmp(read_at: ReadAt, size: int) -> bool:
 
 def _measure_tiff(read_at: ReadAt) -> Measurement:
     """Measure the first page. The tag ExtraSamples (338) stands for an alpha channel."""
-    order = "<" if read_at(0, 1) == b"I" else ">"
+    order = tiff_order(read_at)
     tags = dict(_tiff_tags(read_at, order))
     return tags.get(256), tags.get(257), bool(tags.get(338))
 
@@ -208,12 +208,17 @@ def _tiff_entries(read_at: ReadAt, order: str) -> tuple[bytes, bool]:
     if len(head) < 8:
         return b"", False
     (directory,) = struct.unpack_from(order + "I", head, 4)
-    size = 12 * min(_MAX_STEPS, _tiff_count(read_at(directory, 2), order))
+    size = 12 * min(_MAX_STEPS, tiff_number(read_at(directory, 2), order))
     entries = read_at(directory + 2, size)
     return entries, len(entries) == size
 
 
-def _tiff_count(data: bytes, order: str) -> int:
+def tiff_order(read_at: ReadAt) -> str:
+    """Return the order of bytes in a TIFF, as `struct` writes it."""
+    return "<" if read_at(0, 1) == b"I" else ">"
+
+
+def tiff_number(data: bytes, order: str) -> int:
     return int.from_bytes(data, "little" if order == "<" else "big")
 
 
@@ -223,7 +228,7 @@ _TIFF_PIXELS = ((273, 279), (324, 325))
 
 def _is_complete_tiff(read_at: ReadAt, size: int) -> bool:
     """Check for the directory and for the last strip or tile: directory and pixels stand in any order."""
-    order = "<" if read_at(0, 1) == b"I" else ">"
+    order = tiff_order(read_at)
     entries, is_whole = _tiff_entries(read_at, order)
     last = dict(_last_values(read_at, order, entries))
     ends = [last[offset] + last[length] for offset, length in _TIFF_PIXELS if offset in last and length in last]
@@ -236,9 +241,9 @@ def _last_values(read_at: ReadAt, order: str, entries: bytes) -> Iterator[tuple[
         tag, value_type, count, start = struct.unpack_from(order + "HHII", entries, at)
         width = {3: 2, 4: 4}.get(value_type, 0)
         if width and count * width <= 4:
-            yield tag, _tiff_count(entries[at + 8 :][: count * width][-width:], order)
+            yield tag, tiff_number(entries[at + 8 :][: count * width][-width:], order)
         elif width:
-            yield tag, _tiff_count(read_at(start + (count - 1) * width, width), order)
+            yield tag, tiff_number(read_at(start + (count - 1) * width, width), order)
 
 
 def _magic(pattern: bytes) -> re.Pattern[bytes]:
