@@ -104,7 +104,8 @@ def parse_error_body(status: int, headers: Mapping[str, str], body: bytes, facts
         is_page=_is_page(text),
         names_moderation=any(key in node for node in nodes for key in _MODERATION_KEYS),
         moderation_details=next(filter(None, map(read_moderation_details, nodes)), None),
-        wait=find_wait(headers, nodes, words, facts.now),
+        # Some relays write the wait beside the error.
+        wait=find_wait(headers, [*nodes, document] if isinstance(document, dict) else nodes, words, facts.now),
         # The text as it came has escapes in place of letters: PHP and Python write all but ASCII so.
         everything=f"{facts.reason} {text[:_MAX_SEARCHED]} {texts[:_MAX_SEARCHED]}",
         is_all_searched=max(len(text), len(texts)) <= _MAX_SEARCHED,

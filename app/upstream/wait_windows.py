@@ -46,7 +46,8 @@ def find_wait(headers: Mapping[str, str], nodes: Iterable[Mapping[str, object]],
     inner = [_headers_in(node) for node in nodes]
     named = [header, *(parse_retry_after(each, now) for each in inner), *_fields_of(nodes, now), *_words_of(text, now)]
     resets = [each for source in (headers, *inner) for each in _resets_of(source, now)]
-    return WaitWindow(_longest(named), _longest(resets), header is not None)
+    is_standard = "retry-after" in headers or "retry-after-ms" in headers
+    return WaitWindow(_longest(named), _longest(resets), header is not None and is_standard)
 
 
 _NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,9})?"
@@ -77,9 +78,14 @@ _WHOLE_DURATION = re.compile(_DURATION, re.IGNORECASE)
 _WAIT_WORDS = re.compile(
     rf"\b(?:try(?:ing)?\s(?:it\s|your\srequest\s)?again|retry(?:ing)?|retries|wait(?:ing)?|resets?|available\sagain)"
     rf"\b[^.;!?0-9\n]{{0,60}}?({_DURATION})"
-    rf"|({_DURATION})\s?(?:之?[后後]|以降|後に)",
+    rf"|\b(?:available|allowed|ready)\s(?:again\s)?in\s({_DURATION})|\bcool-?down\W{{1,3}}({_DURATION})"
+    rf"|冷却(?:时间)?\s?[:：]?\s?({_DURATION})|({_DURATION})\s?(?:之?[后後]|以降|後に)",
     re.IGNORECASE,
 )
+#: The name of the field or header within a text.
+_NAMED_IN_TEXT = re.compile(rf"\bretry[-_]after\W{{1,4}}({_NUMBER})(?![0-9.]|\s?(?:{_UNITS}))", re.IGNORECASE)
+#: English without a number.
+_ONE_UNIT = re.compile(r"\b(?:again|retry) in (?:about )?an? (second|minute|hour|day)\b", re.IGNORECASE)
 #: Units in other languages by their stems, beside those that English has as well.
 _STEMS = {
     1: "sekund|second|segund|secund|секунд|초|ثاني|ثوان|saniye|giây|detik|วินาที|सेकंड|सेकेंड|saniy|שני",
@@ -89,7 +95,7 @@ _STEMS = {
 _STEM = "|".join(_STEMS.values())
 #: Words in front of a duration and behind it which say that it is one to wait.
 _FOREIGN_WAIT = re.compile(
-    rf"\b(?:dans|en|em|tra|fra|om|za|через|sau|dalam|بعد|în|peste)\s({_NUMBER})\s?({_STEM})"
+    rf"\b(?:dans|en|em|tra|fra|om|over|za|через|sau|dalam|بعد|în|peste)\s({_NUMBER})\s?({_STEM})"
     # English says "in 60 seconds" of a limit, too.
     rf"|\bin\s({_NUMBER})\s?(sekund|minut(?=en\b)|stunde)"
     rf"|({_NUMBER})\s?({_STEM})[^\s0-9]{{0,8}}\s?(?:후|뒤|이후|sonra|बाद|içinde|보다)"
@@ -104,6 +110,8 @@ _TIME = re.compile(
 #: Fields that name a wait, without `_`, `-` and case. The number of each is in seconds unless it says otherwise.
 _WAIT_FIELDS = {
     **dict.fromkeys(("retryafter", "retryafterseconds", "retrydelay", "retryafters", "waitseconds"), 1.0),
+    # Of Google's internal API, and of Hugging Face while a model is loaded.
+    **dict.fromkeys(("quotaresetdelay", "estimatedtime", "waittime", "cooldown"), 1.0),
     **dict.fromkeys(("retryafterms", "retryaftermillis", "retrydelayms", "retryaftermilliseconds"), 0.001),
 }
 _RESET = re.compile(r"(?:^|-)rate-?limit(?:-[a-z]{1,30}){0,4}?-reset\b|^ratelimit$", re.IGNORECASE)
@@ -117,13 +125,17 @@ def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
     `now`: seconds since 1970, used where the upstream does not send its own clock's `date`.
     """
-    milliseconds = headers.get("retry-after-ms", "").strip()
+    milliseconds = _first(headers, "retry-after-ms", "x-ms-retry-after-ms")
     if _SECONDS.fullmatch(milliseconds):
         return float(milliseconds) / 1000
-    value = headers.get("retry-after", "").strip()
+    value = _first(headers, "retry-after", "x-retry-after")
     if _SECONDS.fullmatch(value):
         return float(value)
     return _duration(value) if _WHOLE_DURATION.fullmatch(value) else _until(value, headers, now)
+
+
+def _first(headers: Mapping[str, str], *names: str) -> str:
+    return next((value for name in names if (value := headers.get(name, "").strip())), "")
 
 
 def _until(value: str, headers: Mapping[str, str], now: float) -> float | None:
@@ -163,7 +175,9 @@ def _seconds_of(unit: str) -> float:
 
 def _words_of(text: str, now: float) -> Iterator[float | None]:
     for match in _WAIT_WORDS.finditer(text):
-        yield _duration(match[1] or match[2])
+        yield _duration(next(filter(None, match.groups())))
+    yield from (float(match[1]) for match in _NAMED_IN_TEXT.finditer(text))
+    yield from (float(_seconds_of(match[1][0].lower())) for match in _ONE_UNIT.finditer(text))
     for match in _FOREIGN_WAIT.finditer(text):
         number, unit = [each for each in match.groups() if each is not None]
         seconds = next(seconds for seconds, stems in _STEMS.items() if re.fullmatch(stems, unit, re.IGNORECASE))

@@ -213,6 +213,11 @@ def test_the_prompt_is_cut_out_before_words_are_searched(message: str, prompt: s
     assert message in body.everything
 
 
+def test_a_wait_beside_the_error_is_read() -> None:
+    body = {"error": {"message": "Too many requests"}, "retry_after": 12}
+    assert parse_error_body(429, {}, orjson.dumps(body), AttemptFacts(now=NOW)).wait.named == 12
+
+
 def test_an_error_of_many_objects_is_read_in_part() -> None:
     body = read({"error": {"message": "m", "details": [{"message": str(number)} for number in range(500)]}})
     assert len(body.searchable.split()) == 64
