@@ -245,6 +245,9 @@ class JobLost(ApiError):
 
 
 class ImageUnavailable(ApiError):
+    """`is_absent`: nothing is known there, so that nothing will come either if the address is only half of one."""
+
+    is_absent = False
     retry_safety = RetrySafety.UNSAFE
     type = "image_generation_server_error"
     code = "image_download_failed"

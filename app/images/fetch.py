@@ -60,6 +60,9 @@ REFUSALS = frozenset({403, 406})
 #: storages answer so for a file that is not there yet, unless the caller may list the bucket.
 TRANSIENT_STATUSES = frozenset({202, 404, 408, 425, 429}) | REFUSALS
 
+#: Statuses that do not say whether the file is there.
+_BUSY = frozenset({408, 425, 429})
+
 #: Bytes of a body that have to arrive within the time for silence, 140 a second: more slowly, no image of 16 KiB would
 #: arrive within the time of a download. Another attempt may reach another server of a CDN.
 MIN_PROGRESS = 4 * 1024
@@ -209,7 +212,9 @@ class Fetcher:
             download.is_internal = True
             raise download.failed(str(error), error.detail) from None
         except FetchError as error:
-            raise download.failed(str(error), error.detail) from None
+            failure = download.failed(str(error), error.detail)
+            failure.is_absent = error.is_absent
+            raise failure from None
 
     async def _download_with_retries(self, download: _Download, delays: Sequence[float]) -> Blob:
         cut_off_at = 0
@@ -271,7 +276,8 @@ class Fetcher:
     async def _receive(self, response: aiohttp.ClientResponse, is_guess: bool) -> Blob:
         if response.status not in {200, 203}:
             is_transient = response.status in TRANSIENT_STATUSES or response.status >= 500
-            raise FetchError(f"its host answered {response.status}", is_transient=is_transient)
+            is_absent = 400 <= response.status < 500 and response.status not in _BUSY
+            raise FetchError(f"its host answered {response.status}", is_transient=is_transient, is_absent=is_absent)
         if (response.content_length or 0) > self._max_bytes and not is_guess:
             raise _too_large(self._max_bytes)
         with ExitStack() as on_error:

@@ -47,12 +47,12 @@ Resolve = Callable[[str], Awaitable[Sequence[str]]]
 class FetchError(Exception):
     """One attempt has failed. The message may be shown to clients, `detail` is only for the log.
 
-    `is_transient`: the next attempt may succeed.
+    `is_transient`: the next attempt may succeed. `is_absent`: the host says that nothing is there, or nobody knows it.
     """
 
-    def __init__(self, reason: str, *, is_transient: bool, detail: str = "") -> None:
+    def __init__(self, reason: str, *, is_transient: bool, is_absent: bool = False, detail: str = "") -> None:
         super().__init__(reason)
-        self.is_transient = is_transient
+        self.is_transient, self.is_absent = is_transient, is_absent
         self.detail = detail
 
 
@@ -227,7 +227,8 @@ class GuardedHttp:
         except OSError as error:
             is_transient = isinstance(error, TimeoutError) or error.errno == socket.EAI_AGAIN
             reason = "its host name could not be looked up"
-            raise FetchError(reason, is_transient=is_transient, detail=str(error)) from None
+            is_absent = not is_transient
+            raise FetchError(reason, is_transient=is_transient, is_absent=is_absent, detail=str(error)) from None
 
 
 # Connecting to checked addresses only

@@ -317,25 +317,29 @@ class Pipeline:
 
         A link that leads to no image is none of them: half a link is worth nothing, and its other half is not known.
         """
-        spooled, half = dict(reply.spooled_images), set[str]()
+        judged, half = dict[str, ByteSink | ImageUnavailable](), set[str]()
         images = await self.find_results(reply)
-        while open_links := [image.url for image in images if image.is_open and image.url not in spooled]:
+        while open_links := [each.url for each in images if each.is_open and each.url not in judged]:
             for url in open_links:
-                blob = None if len(half) >= _MAX_HALF else await self.probe_open(url, patient=len(images) == 1)
-                if blob is None:
+                found = None if len(half) >= _MAX_HALF else await self.probe_open(url, patient=len(images) == 1)
+                if found is None:
                     half.add(url)
                 else:
-                    spooled[url] = blob
+                    judged[url] = found
             if not half.isdisjoint(open_links):
                 images = await self.find_results(reply, takes_open=lambda url: url not in half)
-        return (replace(reply, spooled_images=spooled) if len(spooled) > len(reply.spooled_images) else reply), images
+        blobs = {url: found for url, found in judged.items() if not isinstance(found, ImageUnavailable)}
+        return (replace(reply, spooled_images={**reply.spooled_images, **blobs}) if blobs else reply), images
 
-    async def probe_open(self, url: str, *, patient: bool) -> ByteSink | None:
-        """Return the image behind a link in whose middle a reply may end, if there is one that is not the client's."""
+    async def probe_open(self, url: str, *, patient: bool) -> ByteSink | ImageUnavailable | None:
+        """Return the image behind a link in whose middle a reply may end, None where there is none but the client's.
+
+        An error says that nothing is known: its host does not answer at present.
+        """
         try:
             blob = await self.io.probe(url, patient=patient)
-        except ImageUnavailable:
-            return None
+        except ImageUnavailable as error:
+            return None if error.is_absent else error
         return None if read_info(blob.read_at) is None or self.is_input(blob) else blob
 
     async def find_results(
@@ -379,7 +383,7 @@ class Pipeline:
         """
         is_link = not image.url.startswith("data:")
         may_pass = self.wanted_format == "url" and is_link and await self.may_pass(image.url)
-        is_trusted = blob is None and image.url not in reply.spooled_images and has_image_ending(image.url)
+        is_trusted = blob is None and not image.is_open and has_image_ending(image.url)
         if may_pass and is_trusted and link_matches_request(image.url, self.request):
             return OutputImage(image.form, url=image.url)
         blob = blob if blob is not None else await self.to_blob(image.url, reply.spooled_images)

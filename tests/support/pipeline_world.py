@@ -51,6 +51,7 @@ class World:
     Attributes:
         replies: For each chat request the snapshots of its reply, or an error at their end. The last one serves all others.
         web: What can be downloaded, by URL.
+        away: URLs whose host does not answer.
         sent: The body of each chat request, and whether a stream was requested.
         stored: The bytes and the media type of each image in the store.
         converted: What each conversion returns; None: nothing is to do.
@@ -66,6 +67,7 @@ class World:
     sent: list[tuple[dict[str, Any], bool]] = field(default_factory=list)
     fetched: list[str] = field(default_factory=list)
     private: set[str] = field(default_factory=set)
+    away: set[str] = field(default_factory=set)
     stored: list[tuple[bytes, str]] = field(default_factory=list)
     converted: bytes | None = None
     signed: bytes | None = None
@@ -103,7 +105,9 @@ class World:
     async def fetch(self, url: str, *, is_result: bool = True) -> Blob:
         self.fetched.append(url)
         if url not in self.web:
-            raise ImageUnavailable(f"The image at {url} could not be downloaded: status 404.")
+            error = ImageUnavailable(f"The image at {url} could not be downloaded: status 404.")
+            error.is_absent = url not in self.away
+            raise error
         return self.blob(self.web[url])
 
     async def probe(self, url: str, *, patient: bool) -> Blob:

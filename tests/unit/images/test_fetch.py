@@ -403,6 +403,50 @@ def test_a_chunk_that_was_waited_for_has_let_others_pass(monkeypatch: pytest.Mon
     assert asyncio.run(play()) == [1.0, 1.0, 3.0]
 
 
+# Whether anything is there
+
+
+@dataclass(frozen=True)
+class Absence:
+    name: str
+    status: int
+    is_absent: bool
+
+
+ABSENCES = [
+    Absence("no such file", 404, True),
+    Absence("a signature that is not right", 403, True),
+    Absence("a file that was removed", 410, True),
+    Absence("a request that makes no sense", 400, True),
+    Absence("a busy host", 429, False),
+    Absence("a slow host", 408, False),
+    Absence("a file that is still being written", 202, False),
+    Absence("a broken host", 503, False),
+]
+
+
+@pytest.mark.parametrize("case", ABSENCES, ids=lambda case: case.name)
+def test_what_an_answer_says_of_the_file(case: Absence) -> None:
+    async def download() -> bool:
+        async with serve(reply(b"", case.status)) as server, fetching(f"127.0.0.1:{server.port}") as download:
+            with pytest.raises(ImageUnavailable) as caught:
+                await download.read(server.url)
+            return caught.value.is_absent
+
+    assert asyncio.run(download()) is case.is_absent
+
+
+@pytest.mark.parametrize(("number", "is_absent"), [(socket.EAI_NONAME, True), (socket.EAI_AGAIN, False)])
+def test_a_host_that_nobody_knows_has_no_file(number: int, is_absent: bool) -> None:
+    async def download() -> bool:
+        async with fetching(names={"cdn.example": [OSError(number, "no name")]}) as download:
+            with pytest.raises(ImageUnavailable) as caught:
+                await download.read("https://cdn.example/a.png")
+            return caught.value.is_absent
+
+    assert asyncio.run(download()) is is_absent
+
+
 # Timeouts
 
 

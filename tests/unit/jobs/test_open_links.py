@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import orjson
 import pytest
 
-from app.errors import ApiError, NoImageInReply, UpstreamInvalidReply
+from app.errors import ApiError, ImageUnavailable, NoImageInReply, UpstreamInvalidReply
 from app.images.blob import Blob
 from app.jobs.pipeline_interface import GenerationResult, PartialImage
 from app.protocol.chat_reply import ChatReply
@@ -54,6 +54,15 @@ def test_half_a_link_is_no_result(pages: dict[str, bytes], reason: str, response
     with pytest.raises(NoImageInReply, match=f"finish_reason {reason}"):
         run(request_for(response_format=response_format), world)
     assert world.probed == [(HALF, True)]
+
+
+@pytest.mark.parametrize("response_format", ["url", "b64_json"])
+def test_a_link_whose_host_does_not_answer_is_kept_for_a_repeat(response_format: str) -> None:
+    world = web(f"Here: {SIGNED}", {})
+    world.away.add(SIGNED)
+    with pytest.raises(ImageUnavailable):
+        run(request_for(response_format=response_format), world)
+    assert world.probed == [(SIGNED, True)]
 
 
 def test_a_link_whose_end_is_known_is_handed_out_unseen() -> None:
