@@ -218,7 +218,7 @@ def _submission(
         usage,
         idempotency_key=headers.get("idempotency-key"),
         is_retry=is_client_retry(headers),
-        counts_attempts=any(name in headers for name in _RETRY_MARKS),
+        counts_attempts=any(map(headers.get, _RETRY_MARKS)),
         is_async=_is_async(request, headers),
         is_connected=watcher.is_connected,
     )
@@ -242,7 +242,8 @@ def _is_async(request: ImagesRequest, headers: Headers) -> bool:
 
 def is_client_retry(headers: Headers) -> bool:
     """Return whether the client, or a proxy, says that it is repeating a request. Many are silent about it."""
-    return any(_RETRY_MARKS[name].fullmatch(headers[name].strip()) for name in _RETRY_MARKS if name in headers)
+    marks = [(pattern, headers.get(name)) for name, pattern in _RETRY_MARKS.items()]
+    return any(pattern.fullmatch(value.strip()) for pattern, value in marks if value)
 
 
 def requested_size_mode(headers: Headers, caller: Caller, default: SizeMode) -> SizeMode:

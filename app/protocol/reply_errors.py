@@ -85,9 +85,10 @@ def _coded_error(node: Mapping[str, Any]) -> dict[str, Any] | None:
     if isinstance(error, str) and error:
         return {"code": lower.get("code"), "message": error}
     code = next((lower[key] for key in _CODE_KEYS if key in lower), None)
+    if not isinstance(code, str | int) or code in _SUCCESS_CODES:
+        return None
     message = next((lower[key] for key in _MESSAGE_KEYS if isinstance(lower.get(key), str)), "")
-    has_failed = isinstance(code, str | int) and code not in _SUCCESS_CODES
-    return {"code": code, "message": message} if has_failed and message and not _is_success(message) else None
+    return {"code": code, "message": message} if message and not _is_success(message) else None
 
 
 def _is_success(message: str) -> bool:
