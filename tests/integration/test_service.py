@@ -268,7 +268,9 @@ def test_a_repeat_that_comes_in_one_turn_with_the_end_of_its_first_connection_jo
         again.connect((address.hostname, address.port))
         again.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert again.recv(2**16).startswith(b"HTTP/1.1 200")
-        other, lost = (ListeningClient(limner, orjson.loads(body)) for _ in range(2))
+        other = ListeningClient(limner, orjson.loads(body))
+        assert demo.state.wait_for_calls(1)
+        lost = ListeningClient(limner, orjson.loads(body))
         assert demo.state.wait_for_calls(2)
         jobs = limner.service.registry.active()
         with standing_still(next(iter(limner.service.tasks)).get_loop()):
