@@ -59,6 +59,8 @@ _SOURCE_ATTRIBUTES = frozenset({"srcset", "data-srcset"})
 _OTHER_ATTRIBUTES = frozenset(
     "action cite codebase formaction itemid itemtype manifest ping profile vocab xmlns".split()
 )
+#: What closes the markup around a URL, or opens a title behind it.
+_CLOSING = re.compile(r"[)>\]\"']")
 #: How wide an image is shown, in pixels: as wide as a letter or two, it is an icon.
 _ICON = re.compile(r"\bwidth\s{0,3}[=:]\s{0,3}[\"']?\s{0,3}[0-9]{1,2}(?:px)?(?=[\s\"';/>]|$)", re.IGNORECASE)
 
@@ -122,9 +124,13 @@ def note_open_end(text: str, mentions: list[UrlMention], *, is_whole: bool) -> N
     `is_whole`: nothing is known to be missing of the text. Markup and quotes that are not closed say it themselves.
     """
     for mention in mentions[-1:]:
-        in_markup = mention.kind is not MarkupKind.PLAIN or text[mention.start - 1 : mention.start] in {'"', "'", "<"}
-        is_at_end = may_go_on(text, mention.end) or (in_markup and not text[mention.end :].strip())
-        mention.is_open = is_at_end and (in_markup or not is_whole)
+        opening = text[mention.start - 1 : mention.start]
+        # A name of a file may go on behind a blank, and a wrapped URL behind a line break.
+        is_unclosed = (mention.kind is not MarkupKind.PLAIN or opening == "<") and not _CLOSING.search(
+            text, mention.end
+        )
+        is_quoted = mention.kind is not MarkupKind.PLAIN or opening in {'"', "'", "<"}
+        mention.is_open = is_unclosed or (may_go_on(text, mention.end) and (is_quoted or not is_whole))
 
 
 def _scan(text: str) -> Iterator[UrlMention]:
