@@ -247,6 +247,9 @@ class JobSharing:
             self.job_table.untrack(job)
             return True
         try:
+            if job.needs_spool and not job.delivered:
+                # Its images may take long to store, or not fit. A repeat at another replica may join meanwhile.
+                await self.job_table.publish_unread(job)
             outcome, is_whole = await dump_outcome(job, self.store)
             job.is_only_here = not is_whole
             is_published = await self.job_table.publish_result(job, outcome, briefly=briefly)

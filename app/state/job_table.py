@@ -25,7 +25,6 @@ _PREFIX = "limner:{jobs}:"
 
 _TAKEN_OVER = "Another replica of this server has taken over the request. Please ask again: that costs nothing more."
 
-
 J = TypeVar("J", bound=SharedJob)
 T = TypeVar("T")
 
@@ -218,6 +217,11 @@ class JobTable(Generic[J]):
         async with job.publish_lock:
             if self.owns(job) and not job.is_unread:
                 await self._publish(job)
+
+    async def publish_unread(self, job: J) -> None:
+        """Do the same where nobody waits for a job any more and its outcome comes later. The caller holds its lock."""
+        if self.owns(job):
+            await self._publish(job)
 
     async def publish_result(self, job: J, outcome: bytes, *, briefly: bool) -> bool:
         """Publish the outcome of a job; `briefly` only for the replicas that wait for it now.

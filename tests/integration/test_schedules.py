@@ -76,6 +76,7 @@ MENDED = {
     2_656_858_097: "A repeat joined a failure that its replica had dropped, and was told that its image was lost.",
     2_656_895_480: "One of two paid replies was cut, and no other replica could deliver the image of the other.",
     2_656_951_280: "A replica stopped with two paid replies, and the others repeated its error.",
+    2_500_013_646: "The store was full when the last client of a result left, and its repeat at another replica paid again.",
     3_365_906_614: "A claim was handed on when its client had left, and a request at the same replica joined a record without an owner.",
     3_365_923_094: "A claim was handed on when its client had left, and its key was paid for twice.",
     616_807: "A repeat followed a job again that its owner had forgotten meanwhile, and was told that it was lost.",

@@ -94,7 +94,7 @@ def a_client_joins_and_leaves_while_its_result_is_published(plan: Plan, chance: 
     pause = 1.45 + 0.3 * chance.random()
     # Between two heartbeats, which would mend it.
     _begin(plan, starts_at=0.1, seconds=(2.2, 2.3), patience=[0.8, stays, None], pauses=[pause, 3.0, 3.0])
-    plan.held.update({("publish", 3): (0.5, 0.0), ("claim", 2): (0.0, 0.3)})
+    plan.held.update({("publish", 4): (0.5, 0.0), ("claim", 2): (0.0, 0.3)})
 
 
 def a_client_joins_and_is_gone_before_the_run_begins(plan: Plan, chance: Random) -> None:

@@ -74,6 +74,9 @@ class FakeTable:
         if self.taken_over:
             raise ServiceUnavailable("taken over")
 
+    async def publish_unread(self, job: Job) -> None:
+        await self.publish_status(job)
+
     def track(self, job: Job) -> None:
         self.owned.add(job.id)
 
@@ -219,12 +222,12 @@ class Case:
 CASES = [
     Case("delivered: it is kept here for a retry", ["marked as delivered"], True, delivered=True),
     Case("delivered, and another replica waits for it", ["marked as delivered", "published briefly"], delivered=True, table={"awaited": True}),
-    Case("not delivered", ["published"]),
+    Case("not delivered: others may join it while its images are stored", ["0 readers", "published"]),
     Case("delivered, under a key", ["published"], delivered=True, key=KEYED),
     Case("a refusal", ["abandoned"], error=ModerationBlocked("no"), delivered=True),
     Case("a refusal under a key", ["published"], error=ModerationBlocked("no"), delivered=True, key=KEYED),
     Case("paid for and not fetched", ["published"], error=ImageUnavailable("404"), delivered=True),
-    Case("not delivered, and Redis is down", ["published"], True, table={"down": True}),
+    Case("not delivered, and Redis is down", ["0 readers", "published"], True, table={"down": True}),
     Case("delivered, and Redis is down", ["marked as delivered"], True, delivered=True, table={"down": True}),
     Case("another replica's", ["unsubscribed"], delivered=True, own=False),
     Case("another replica's, not delivered, and Redis is down", ["unsubscribed"], True, own=False, table={"down": True}),
@@ -275,7 +278,7 @@ def test_a_reader_that_comes_before_publication_reads_the_job_here() -> None:
         job.run.release()
         await scene.sharing.drain(10)
         assert scene.registry.by_id("req_1") is None
-        assert scene.table.calls == ["published"]
+        assert scene.table.calls == ["0 readers", "published"]
 
     asyncio.run(play())
 
@@ -317,7 +320,7 @@ def test_a_reader_that_comes_during_publication_does_not_close_the_spool() -> No
         while scene.sharing.background:
             await scene.sharing.drain(10)
         assert store.stored == [PNG]
-        assert scene.table.calls == ["published", "unsubscribed"]
+        assert scene.table.calls == ["0 readers", "published", "unsubscribed"]
         assert scene.registry.by_id("req_1") is None
         assert job.spool.size == 0
 
@@ -349,9 +352,9 @@ async def endless(_: Emit) -> None:
 
 
 LATER: list[tuple[str, bool, bool, list[str]]] = [
-    ("not delivered, and Redis is back", False, True, ["published", "published"]),
+    ("not delivered, and Redis is back", False, True, ["0 readers", "published"] * 2),
     ("delivered, and Redis is back", True, True, ["marked as delivered", "marked as delivered"]),
-    ("not delivered, and not retained until Redis is back", False, False, ["published", "abandoned"]),
+    ("not delivered, and not retained until Redis is back", False, False, ["0 readers", "published", "abandoned"]),
 ]
 
 
@@ -769,7 +772,7 @@ def test_a_job_that_a_retry_starts_and_ends_while_it_is_handed_over_is_handed_ov
         await asyncio.sleep(0)
         table.answers.set()
         await scene.settle()
-        assert table.calls == ["published" if own else "unsubscribed", "published"]
+        assert table.calls == ["published" if own else "unsubscribed", "0 readers", "published"]
         assert scene.registry.by_id(job.id) is None
 
     asyncio.run(play())
