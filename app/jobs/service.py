@@ -136,15 +136,16 @@ class ImageService:
             IdempotencyKeyReused, RateLimited, ServiceUnavailable, JobLost: The job cannot be joined or started.
             ClientLeft: There is no client any more that would read the result.
         """
-        async with self.limits.lock(submission.caller):
-            try:
-                request = apply_key_policy(submission.caller.key, submission.request)
-                key = _key_of(submission, request)
-                async with self.registry.lock(key):
-                    return await self._join_or_start(key, request, submission)
-            except BaseException:  # reason: tidied up, and raised again
-                submission.spool.close()
-                raise
+        try:
+            request = apply_key_policy(submission.caller.key, submission.request)
+            key = _key_of(submission, request)
+            # Before the locks: requests that come together would wait for the turns of each other.
+            await self._let_clients_leave(key)
+            async with self.limits.lock(submission.caller), self.registry.lock(key):
+                return await self._join_or_start(key, request, submission)
+        except BaseException:  # reason: tidied up, and raised again
+            submission.spool.close()
+            raise
 
     async def _join_or_start(self, key: JobKey, request: ImagesRequest, submission: Submission) -> JobReader:
         """Return a reader of an existing job, or of a new one that has been started.
@@ -153,7 +154,6 @@ class ImageService:
         which job is joined, because only the table knows whether a client of another replica waits for it.
         """
         table = self.sharing.job_table
-        await self._let_clients_leave(key)
         if self.is_draining or key.key is not None or table.is_alone:
             job = await self._joinable_here(key)
             if self.is_draining and (job is None or job.needs_new_run):
