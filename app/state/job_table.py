@@ -220,8 +220,7 @@ class JobTable(Generic[J]):
 
     async def publish_unread(self, job: J) -> None:
         """Do the same where nobody waits for a job any more and its outcome comes later. The caller holds its lock."""
-        if self.owns(job):
-            await self._publish(job)
+        await self._publish(job)
 
     async def publish_result(self, job: J, outcome: bytes, *, briefly: bool) -> bool:
         """Publish the outcome of a job; `briefly` only for the replicas that wait for it now.
