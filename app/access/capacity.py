@@ -91,13 +91,18 @@ class Capacity:
 
         An image needs 4 bytes a pixel at most: formats that compress nothing of RGBA are hardly larger.
 
+        On one disk, a copy is in the spool and one in the store until all images of the request are stored. The last
+        one has both copies for a moment only. So the disk must have room for both at the start, but one of them is
+        held: otherwise 8,000 waiting requests for links would need 67 GB.
+
         The bytes are counted twice once they are written, as reserved and as used: a small disk refuses a little early.
 
         Raises:
             ServiceUnavailable: There is too little room on the disk, or too few descriptors are free.
         """
         self._check_descriptors(images * _PER_IMAGE)
-        size = images * min(self.max_image_bytes, 4 * pixels)
+        largest = min(self.max_image_bytes, 4 * pixels)
+        size = images * largest
         self._check_disk(size)
         if free_to_store is None:
             return ReservedRoom(self, size)
@@ -106,7 +111,7 @@ class Capacity:
             # Whoever comes next is refused only if there still is too little.
             self._store_measured_at = -math.inf
             raise _unavailable(_NO_STORE, "LIMNER_IMAGE_STORE has too little room")
-        return ReservedRoom(self, size, size)
+        return ReservedRoom(self, size, size - largest if self.stores_in_spool else size)
 
     def upload(self, caller: str, announced: int) -> "Upload":
         """Count a request body of `announced` bytes (0 if unknown) as under way, until the end of a `with`.
@@ -165,7 +170,10 @@ class Capacity:
 
 @dataclass(slots=True)
 class ReservedRoom:
-    """Room on the disk for the images of one request, in bytes. No generator: each request for images has one."""
+    """Room for the images of one request, in bytes. No generator: each request for images has one.
+
+    `to_store`: what the image store needs, without what `size` counts already where both are on one disk.
+    """
 
     capacity: Capacity
     size: int

@@ -108,11 +108,23 @@ def test_images_that_will_be_stored_need_room_in_the_store_too(machine: Machine,
             assert caught.value.detail == "LIMNER_IMAGE_STORE has too little room"
 
 
-@pytest.mark.parametrize(("free", "fits"), [(20 * MIB, True), (20 * MIB - 1, False)])
-def test_on_one_disk_an_image_needs_room_in_the_spool_and_in_the_store(machine: Machine, free: int, fits: bool) -> None:
+@pytest.mark.parametrize(
+    ("images", "free", "fits"),
+    [
+        # Four MiB for each of the others, which hold one copy each, and eight for both copies.
+        (1, 16 * MIB, True),
+        (1, 16 * MIB - 1, False),
+        # Three images keep their copies in the spool until the last one is stored.
+        (3, 16 * MIB + 16 * MIB, True),
+        (3, 16 * MIB + 16 * MIB - 1, False),
+    ],
+)
+def test_on_one_disk_an_image_has_two_copies_only_until_its_request_is_stored(
+    machine: Machine, images: int, free: int, fits: bool
+) -> None:
     machine.free = free
     capacity = machine.capacity(stores_in_spool=True)
-    with capacity.reserve(1, MIB, free), capacity.reserve(1, MIB):
+    with capacity.reserve(images, MIB, free), capacity.reserve(1, MIB):
         if fits:
             with capacity.reserve(1, MIB, free):
                 pass
