@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from lupa.lua51 import LuaRuntime  # type: ignore[import-untyped]  # reason: written in Cython
 
+from app.state.job_table_reply import TableAnswer
 from simulate.clock import Clock, ReplicaLoop
 
 #: Seconds for one command, as the client of `SharedState` waits, and after which a connection is refused.
@@ -120,14 +121,15 @@ class SimulatedRedis:
         reply = run_script(text, keys, args, 1e12 + round(self.clock.now * 1000))
         if self.note is not None:
             self.note(_describe(args, reply))
-        if reply[0] == b"claimed":
+        answer = TableAnswer(reply[0].decode())
+        if answer is TableAnswer.CLAIMED:
             self.on_claimed(reply[1].decode())
-        if reply[0] == b"ok":
+        if answer is TableAnswer.OK:
             if args[0] == "take_over":
                 self.on_taken_over(orjson.loads(args[1])["id"])
             elif args[0] == "publish":
                 self.on_announced(orjson.loads(args[1])["id"])
-        if reply[0] == b"lost":
+        if answer is TableAnswer.LOST:
             self.on_lost(orjson.loads(args[1]).get("reader", ""))
         return reply
 

@@ -29,6 +29,7 @@ from app.protocol.attempt_costs import budgeted_cost
 from app.protocol.image_request import ImagesRequest
 from app.protocol.sizes import Size
 from app.protocol.values import value_class
+from app.state.job_table_reply import TableAnswer
 
 #: What models generate if no size is requested, or one a little smaller.
 _USUAL_SIZE = Size(1536, 1024)
@@ -418,7 +419,11 @@ class ImageService:
                 job.run.cancel()
                 await job.run.wait_done()
         elif not isinstance(job.run.error, TaskCanceled):
-            reasons = {"done": job.run.is_done, "submitted": job.may_have_cost, "awaited": job.readers > 0}
+            reasons = {
+                TableAnswer.DONE: job.run.is_done,
+                TableAnswer.SUBMITTED: job.may_have_cost,
+                TableAnswer.AWAITED: job.readers > 0,
+            }
             for reason, applies in reasons.items():
                 if applies:
                     raise TaskNotCancelable(NOT_CANCELABLE[reason])

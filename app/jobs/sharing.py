@@ -22,16 +22,24 @@ from app.jobs.pipeline_interface import GenerationResult
 from app.jobs.registry import JobRegistry
 from app.observability.logging import log
 from app.state.job_table import JobTable
+from app.state.job_table_reply import TableAnswer
+
+#: What the job table says of a job that it knows.
+_KNOWN = {TableAnswer.DONE, TableAnswer.IN_FLIGHT, TableAnswer.ORPHANED, TableAnswer.LOST}
 
 #: Why a job cannot be canceled.
 NOT_CANCELABLE = {
-    "submitted": "The task was already sent to an upstream and may be charged, so it cannot be canceled. Poll it.",
-    "awaited": "Another request waits for the result of this task, so it cannot be canceled.",
-    "done": "The task has already ended, so it cannot be canceled.",
-    "lost": "The server that worked on this task has died, so it cannot be canceled. It may have been paid for.",
+    TableAnswer.SUBMITTED: (
+        "The task was already sent to an upstream and may be charged, so it cannot be canceled. Poll it."
+    ),
+    TableAnswer.AWAITED: "Another request waits for the result of this task, so it cannot be canceled.",
+    TableAnswer.DONE: "The task has already ended, so it cannot be canceled.",
+    TableAnswer.LOST: (
+        "The server that worked on this task has died, so it cannot be canceled. It may have been paid for."
+    ),
 }
 
-_UNASKED = (
+_ORPHANED = (
     "The server that was to work on this request has stopped before anything was sent to an upstream. "
     "Nothing was charged. Please send the request again."
 )
@@ -98,16 +106,16 @@ class JobSharing:
             ServiceUnavailable: Redis does not answer.
         """
         reply = await self.job_table.lookup(job_id, caller)
-        left = int(reply.left) / 1000
+        left = reply.milliseconds_left / 1000
         match reply.answer:
-            case "done":
+            case TableAnswer.DONE:
                 return RemoteJob(await load_outcome(reply.value, self.store, spool), left)
-            case "in_flight":
+            case TableAnswer.IN_FLIGHT:
                 return RemoteJob(None, left)
-            case "lost":
+            case TableAnswer.LOST:
                 return RemoteJob(JobOutcome(NO_REQUEST, error=JobLost(detail=f"job {job_id}")), left)
-            case "unasked":
-                return RemoteJob(JobOutcome(NO_REQUEST, error=ServiceUnavailable(_UNASKED)), left)
+            case TableAnswer.ORPHANED:
+                return RemoteJob(JobOutcome(NO_REQUEST, error=ServiceUnavailable(_ORPHANED)), left)
         raise self._unknown(reply.answer)
 
     async def has_ended(self, job_id: str, caller: str) -> bool:
@@ -118,8 +126,8 @@ class JobSharing:
             ServiceUnavailable: Redis does not answer.
         """
         reply = await self.job_table.lookup(job_id, caller)
-        if reply.answer in {"done", "in_flight", "lost", "unasked"}:
-            return reply.answer != "in_flight"
+        if reply.answer in _KNOWN:
+            return reply.answer is not TableAnswer.IN_FLIGHT
         raise self._unknown(reply.answer)
 
     async def cancel_remote(self, job_id: str, caller: str, follower: str | None = None) -> None:
@@ -133,14 +141,15 @@ class JobSharing:
             ServiceUnavailable: Redis does not answer.
         """
         reply = await self.job_table.cancel(job_id, caller, CANCELED_OUTCOME, follower=follower)
-        if reply.answer == "ok" or (reply.answer == "done" and is_canceled(reply.value)):
+        if reply.answer is TableAnswer.OK or (reply.answer is TableAnswer.DONE and is_canceled(reply.value)):
             return
         if reply.answer in NOT_CANCELABLE:
             raise TaskNotCancelable(NOT_CANCELABLE[reply.answer])
         raise self._unknown(reply.answer)
 
-    def _unknown(self, answer: str) -> ApiError:
-        if answer == "young" or (not answer and self.job_table.is_shared):
+    def _unknown(self, answer: TableAnswer) -> ApiError:
+        may_exist = answer is TableAnswer.NO_REPLY and self.job_table.is_shared
+        if may_exist or answer is TableAnswer.SETTLING:
             return ServiceUnavailable(_NOT_FOUND_YET, headers={"retry-after": "5"})
         return NotFound("This result does not exist or has expired.", code="result_not_found")
 
@@ -236,9 +245,10 @@ class JobSharing:
         briefly = not is_wanted or job.is_only_for_retries
         if not is_wanted:
             answer = await (self.job_table.mark_delivered(job) if is_kept else self.job_table.abandon(job))
-            must_publish = answer == "awaited" or (is_kept and answer == "ok" and self.is_draining)
+            is_awaited = answer is TableAnswer.AWAITED
+            must_publish = is_awaited or (is_kept and answer is TableAnswer.OK and self.is_draining)
             if not must_publish:
-                return answer != "" and not self.job_table.is_kept_for_retries(job)
+                return answer is not TableAnswer.NO_REPLY and not self.job_table.is_kept_for_retries(job)
         if not job.is_unread:
             # A retry has started the job once more meanwhile, so there is no outcome yet.
             return False

@@ -9,6 +9,11 @@ local group, args, outcome = KEYS[1], cjson.decode(ARGV[2]), ARGV[3]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
+-- The first word of a reply. TableAnswer in job_table_reply.py says what each one means.
+local OK, CLAIMED, JOINED, JOINED_OWN, KEY_REUSED = 'ok', 'claimed', 'joined', 'joined_own', 'key_reused'
+local IN_FLIGHT, SUBMITTED, DONE, AWAITED, NOT_OWNER = 'in_flight', 'submitted', 'done', 'awaited', 'not_owner'
+local ORPHANED, LOST, UNKNOWN, SETTLING = 'orphaned', 'lost', 'unknown', 'settling'
+
 -- More than any time. Unread jobs are ordered by the time since which they are unread, less this; delivered ones by the
 -- time of delivery, plus this: so unread jobs come first, and delivered ones last. A result that a client seems to read has
 -- this very place.
@@ -252,18 +257,18 @@ local function was_reported_to_another(id, record, reader)
   return false
 end
 
-local function joined(id, record) return {is_run_here(id, record) and 'joined_own' or 'joined', id} end
+local function joined(id, record) return {is_run_here(id, record) and JOINED_OWN or JOINED, id} end
 
 -- What this request was told when this very claim came for the first time, or nil. The reply to that was lost. The replica
 -- may have been paused before it sent the claim once more, and another one may have taken the job over meanwhile, finished
 -- it, and delivered it: then the request joins it.
 local function told_before()
   local record = read(args.id)
-  if was_given_up(args.id) then return {'claimed', args.id} end
+  if was_given_up(args.id) then return {CLAIMED, args.id} end
   if record and record.owner == args.owner then
     -- A claim that was given up may arrive behind what the owner has told since.
     if latest_command(args.id) <= args.sequence then write(args.id, args.fields) end
-    return {'claimed', args.id}
+    return {CLAIMED, args.id}
   end
   local id = args.id
   if not record then
@@ -307,7 +312,7 @@ local function find_joinable()
     if not from then
       redis.call('ZREM', group, id)
     elseif record.fingerprint ~= args.fields.fingerprint then
-      return {'key_reused', id}
+      return {KEY_REUSED, id}
     elseif not may_join and place + 0 > now then
       return nil
     elseif not may_join then
@@ -315,7 +320,7 @@ local function find_joinable()
     elseif is_given_up(id, record) and count_readers(id) == 0 then
       give_up(id)
     elseif is_orphan(record) and record.submitted == '1' then
-      if not was_reported_to_another(id, record, args.id) then return {'lost', id} end
+      if not was_reported_to_another(id, record, args.id) then return {LOST, id} end
       delete(id)
     elseif is_unconfirmed(id, record) then
       if time_to_wait() > 0 then return nil end
@@ -332,15 +337,16 @@ end
 local commands = {}
 
 -- Join a job of the group, or claim a new one. `unread`: jobs that have no readers at this replica, which may not have
--- published that yet. One without a record is `here`: no other replica can have joined it. `given_up`: a job of this
--- replica that nobody wants. The request joins it only where other replicas wait for it, so that its outcome is on its way.
+-- published that yet; the request joins one that has no record, since no other replica can have joined that one. `given_up`:
+-- a job of this replica that nobody wants. The request joins it only where other replicas wait for it, so that its outcome
+-- is on its way.
 function commands.claim()
   local told = told_before()
   if told then return told end
   redis.call('ZREMRANGEBYSCORE', group, FAR + 1, FAR + now - args.delivered_for)
   for _, id in ipairs(args.unread) do
     local record = read(id)
-    if not record then return {'here', id} end
+    if not record then return {JOINED_OWN, id} end
     if record.owner == args.owner and is_news(id) then
       redis.call('HSET', key_of(id), 'readers', 0)
       index(group, id)
@@ -349,11 +355,11 @@ function commands.claim()
   local found = find_joinable()
   if found then return found end
   local wait = time_to_wait()
-  if wait > 0 then return {'young', string.format('%d ', wait) .. epoch()} end
+  if wait > 0 then return {SETTLING, string.format('%d ', wait) .. epoch()} end
   -- Also below 0: a retry may have overtaken the request that it repeats.
   if args.is_retry and not args.keyed then count_unserved(-1) end
   write(args.id, args.fields)
-  return {'claimed', args.id}
+  return {CLAIMED, args.id}
 end
 
 -- Whether the table has forgotten a job with an idempotency key, and another one has taken its place.
@@ -374,18 +380,18 @@ function commands.publish()
   -- An owner that does not confirm a record after a restart of Redis may have lost the job to this one before.
   local record = read(args.id)
   local has_owner = is_owned_by_another(args.id) and not (record and is_stale(record))
-  if has_owner or was_given_up(args.id) then return {'not_owner'} end
-  if args.submitting and is_replaced(args.id) then return {'not_owner'} end
+  if has_owner or was_given_up(args.id) then return {NOT_OWNER} end
+  if args.submitting and is_replaced(args.id) then return {NOT_OWNER} end
   if not record then note_begun(args.id) end
   -- An outcome that comes once more is there already, and may have been delivered since.
-  if outcome ~= '' and has_outcome(args.id) and latest_command(args.id) >= args.sequence then return {'ok'} end
+  if outcome ~= '' and has_outcome(args.id) and latest_command(args.id) >= args.sequence then return {OK} end
   if redis.call('HGET', key_of(args.id), 'submitted') == '1' then args.fields.submitted = '1' end
   local news = is_news(args.id)
   if outcome ~= '' then
     if count_readers(args.id) > 0 then args.ttl = math.max(args.ttl, args.delivery_lease) end
     redis.call('HSET', key_of(args.id), 'outcome', outcome)
   elseif not news and has_outcome(args.id) then
-    return {'ok'}
+    return {OK}
   else
     redis.call('HDEL', key_of(args.id), 'outcome')
   end
@@ -395,25 +401,25 @@ function commands.publish()
     args.fields.readers = news and told or redis.call('HGET', key_of(args.id), 'readers')
   end
   write(args.id, args.fields)
-  return {'ok'}
+  return {OK}
 end
 
 -- Note that the owner has delivered a job, and keeps the outcome to itself until another replica asks for it.
 function commands.deliver()
-  if is_owned_by_another(args.id) or was_given_up(args.id) then return {'not_owner'} end
-  if count_readers(args.id) > 0 then return {'awaited'} end
-  if not is_news(args.id) and has_outcome(args.id) then return {'ok'} end
+  if is_owned_by_another(args.id) or was_given_up(args.id) then return {NOT_OWNER} end
+  if count_readers(args.id) > 0 then return {AWAITED} end
+  if not is_news(args.id) and has_outcome(args.id) then return {OK} end
   if not read(args.id) then note_begun(args.id) end
   redis.call('HDEL', key_of(args.id), 'outcome')
   write(args.id, args.fields)
   mark_delivered(args.id)
-  return {'ok'}
+  return {OK}
 end
 
 -- Renew the heartbeats of all jobs of an owner; KEYS[i] is the group of signs[i]. Returns the ids that are not its own,
 -- and after an empty one the ids of delivered jobs whose outcome another replica waits for.
 function commands.heartbeat()
-  local unknown, wanted = {'ok'}, {}
+  local unknown, wanted = {OK}, {}
   age()
   for i, sign in ipairs(args.signs) do
     local key = key_of(sign.id)
@@ -443,27 +449,27 @@ end
 -- Ask for the outcome of a job of another replica, and renew the lease of this replica's readers.
 function commands.poll()
   local record = read(args.id)
-  if not record then return {'gone'} end
+  if not record then return {UNKNOWN} end
   if is_orphan(record) and record.submitted == '1' then
     was_reported_to_another(args.id, record, args.reader)
-    return {'lost'}
+    return {LOST}
   end
   -- A replica that sends an outcome does not look again. Should it die, the next request may be that of its client.
   lease(args.id, args.reader_lease)
   if record.has_outcome then extend(key_of(args.id), args.delivery_lease) end
-  if is_orphan(record) then return {'orphaned'} end
-  return record.has_outcome and {'done', redis.call('HGET', key_of(args.id), 'outcome')} or {'in_flight'}
+  if is_orphan(record) then return {ORPHANED} end
+  return record.has_outcome and {DONE, redis.call('HGET', key_of(args.id), 'outcome')} or {IN_FLIGHT}
 end
 
 -- Become the owner of a job that has surely cost nothing yet, or that was paid for and could not be delivered. Of
 -- several replicas that try, one succeeds.
 function commands.take_over()
   local record = read(args.id)
-  if record and record.taken_over_by == args.reader then return {'ok', record.async} end
+  if record and record.taken_over_by == args.reader then return {OK, record.async} end
   -- Another replica may have taken it over already, and tells so with its next heartbeat.
-  if record and is_stale(record) and age() < args.settled_after then return {'young'} end
+  if record and is_stale(record) and age() < args.settled_after then return {SETTLING} end
   local is_free = record and (record.retry_free == '1' or (is_orphan(record) and record.submitted == '0'))
-  if not is_free then return {'not_owner'} end
+  if not is_free then return {NOT_OWNER} end
   redis.call('HDEL', key_of(args.id), 'outcome')
   redis.call('HDEL', key_of(args.id), 'joined_here_by')
   redis.call('ZREM', readers_key(args.id), args.reader)
@@ -471,7 +477,7 @@ function commands.take_over()
   args.fields.submitted, args.fields.taken_over_by = record.submitted, args.reader
   if record.async == '1' then args.fields.async = '1' end
   write(args.id, args.fields)
-  return {'ok', args.fields.async}
+  return {OK, args.fields.async}
 end
 
 -- End the lease of this replica's readers, who may have been delivered the result. Whoever comes back later for one by its id
@@ -485,24 +491,24 @@ function commands.unsubscribe()
   elseif record then
     index(group, args.id)
   end
-  return {'ok'}
+  return {OK}
 end
 
 -- Delete the record of a job without an outcome, unless other replicas wait for one. `unserved`: its client has got nothing, at
 -- no cost, and marks its retries.
 function commands.abandon()
-  if is_owned_by_another(args.id) then return {'not_owner'} end
+  if is_owned_by_another(args.id) then return {NOT_OWNER} end
   local is_unserved = args.unserved and read(args.id)
-  if count_readers(args.id) > 0 then return {'awaited'} end
+  if count_readers(args.id) > 0 then return {AWAITED} end
   give_up(args.id)
   if is_unserved then note_unserved(args.id) end
-  return {'ok'}
+  return {OK}
 end
 
 -- Why a caller does not find its job; nil where it does. If the table is young, the owner may not have restored the record yet.
 local function why_unknown(record)
-  if record then return record.caller ~= args.caller and 'gone' or nil end
-  return age() < args.settled_after and 'young' or 'gone'
+  if record then return record.caller ~= args.caller and UNKNOWN or nil end
+  return age() < args.settled_after and SETTLING or UNKNOWN
 end
 
 -- The state of a job, for a client that comes back with its id alone.
@@ -513,9 +519,9 @@ function commands.lookup()
   local left = string.format('%d', redis.call('PTTL', key_of(args.id)))
   -- One that has cost nothing is taken over by a replica with readers.
   if is_orphan(record) and (record.submitted == '1' or count_readers(args.id) == 0) then
-    return {record.submitted == '1' and 'lost' or 'unasked', '', left}
+    return {record.submitted == '1' and LOST or ORPHANED, '', left}
   end
-  return record.has_outcome and {'done', redis.call('HGET', key_of(args.id), 'outcome'), left} or {'in_flight', '', left}
+  return record.has_outcome and {DONE, redis.call('HGET', key_of(args.id), 'outcome'), left} or {IN_FLIGHT, '', left}
 end
 
 -- End a job that has surely cost nothing and that no client waits for, with the given outcome. Its owner finds out that
@@ -524,14 +530,14 @@ function commands.cancel()
   local record = read(args.id)
   local unknown = why_unknown(record)
   if unknown then return {unknown} end
-  if record.has_outcome then return {'done', redis.call('HGET', key_of(args.id), 'outcome')} end
-  if record.submitted == '1' then return {is_orphan(record) and 'lost' or 'submitted'} end
+  if record.has_outcome then return {DONE, redis.call('HGET', key_of(args.id), 'outcome')} end
+  if record.submitted == '1' then return {is_orphan(record) and LOST or SUBMITTED} end
   -- A client that has only joined with a receipt does not wait.
   if args.reader then redis.call('ZREM', readers_key(args.id), args.reader) end
   local is_read = record.readers + 0 > 0 and not is_orphan(record)
-  if is_read or count_readers(args.id) > 0 then return {'awaited'} end
+  if is_read or count_readers(args.id) > 0 then return {AWAITED} end
   redis.call('HSET', key_of(args.id), 'outcome', outcome, 'failed', '1', 'readers', 0, 'owner', args.owner)
-  return {'ok'}
+  return {OK}
 end
 
 return commands[ARGV[1]]()

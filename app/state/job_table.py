@@ -8,11 +8,12 @@ import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import orjson
 
 from app.errors import IdempotencyKeyReused, JobLost, ServiceUnavailable
+from app.state.job_table_reply import HeartbeatReply, TableAnswer, TableReply
 from app.state.shared_job import SharedJob, SharedKey
 from app.state.shared_state import SharedState
 from app.state.timings import DEFAULT_TIMINGS, SharingTimings
@@ -27,24 +28,6 @@ _TAKEN_OVER = "Another replica of this server has taken over the request. Please
 
 J = TypeVar("J", bound=SharedJob)
 T = TypeVar("T")
-
-
-class ScriptReply(NamedTuple):
-    """What a command of job_table.lua returns: a word, and an id or an outcome. Empty where Redis does not answer.
-
-    `left`: milliseconds for which the record will be kept.
-    """
-
-    answer: str
-    value: bytes = b""
-    left: bytes = b"0"
-
-
-class HeartbeatReply(NamedTuple):
-    """Ids of jobs that the table does not know as this replica's, and of those whose outcome others wait for."""
-
-    unknown: set[bytes]
-    wanted: set[bytes]
 
 
 class JobTable(Generic[J]):
@@ -125,25 +108,25 @@ class JobTable(Generic[J]):
             return None
         claim = partial(self._claim, job_id, key, is_async=is_async, unread=unread)
         reply = await claim()
-        while reply.answer == "young":
+        while reply.answer is TableAnswer.SETTLING:
             # Redis may lose its data once more while this waits: then the table is a new one.
             milliseconds, epoch = reply.value.decode().split()
             await self._sleep(int(milliseconds) / 1000)
             reply = await claim(waited_for=epoch)
-        if reply.answer in {"joined_own", "here"} and not is_here(reply.value.decode()):
+        if reply.answer is TableAnswer.JOINED_OWN and not is_here(reply.value.decode()):
             reply = await claim(has_waited=True, given_up=self._given_up(reply.value.decode()))
         match reply.answer:
-            case "key_reused":
+            case TableAnswer.KEY_REUSED:
                 raise IdempotencyKeyReused
-            case "lost":
+            case TableAnswer.LOST:
                 raise JobLost(detail=f"job {reply.value.decode()}")
-            case "joined" | "joined_own" | "here":
+            case TableAnswer.JOINED | TableAnswer.JOINED_OWN:
                 return reply.value.decode()
         return None
 
     async def _claim(
         self, job_id: str, key: SharedKey, *, is_async: bool, unread: Callable[[], Sequence[str]], **more: Any
-    ) -> ScriptReply:
+    ) -> TableReply:
         fields, group = _fields(key, is_async=is_async, readers=0 if is_async else 1), _group_key(key)
         self._claims[group] = self._sequence + 1
         try:
@@ -172,19 +155,15 @@ class JobTable(Generic[J]):
         """Delete the record of a claim that no job has come of."""
         await self._abandon(job_id, key, has_cost_nothing=True)
 
-    async def abandon(self, job: J) -> str:
-        """Delete the record of a job that has no outcome.
-
-        Returns:
-            `ok`; `awaited`, where other replicas wait for an outcome; empty, where Redis did not answer.
-        """
+    async def abandon(self, job: J) -> TableAnswer:
+        """Delete the record of a job that has no outcome. Returns OK, AWAITED or NO_REPLY."""
         answer = await self._abandon(job.id, job.key, has_cost_nothing=not job.may_have_cost)
-        if answer not in {"ok", "not_owner"}:
+        if answer not in {TableAnswer.OK, TableAnswer.NOT_OWNER}:
             return answer
         self.untrack(job)
-        return "ok"
+        return TableAnswer.OK
 
-    async def _abandon(self, job_id: str, key: SharedKey, *, has_cost_nothing: bool) -> str:
+    async def _abandon(self, job_id: str, key: SharedKey, *, has_cost_nothing: bool) -> TableAnswer:
         # Only a client that counts its attempts says later that it repeats this one.
         unserved = has_cost_nothing and key.counts_attempts and key.key is None
         return (await self._call("abandon", job_id, key, unserved=unserved)).answer
@@ -237,19 +216,17 @@ class JobTable(Generic[J]):
             self.untrack(job)
         return is_published
 
-    async def mark_delivered(self, job: J) -> str:
+    async def mark_delivered(self, job: J) -> TableAnswer:
         """Publish that a job was delivered. Its outcome stays here until a retry reaches another replica.
 
-        Returns:
-            `ok`; `awaited`, where other replicas wait for an outcome; `not_owner`, where another replica has taken the
-            job over; empty, where Redis did not answer.
+        Returns OK, AWAITED, NOT_OWNER or NO_REPLY.
         """
         fields = _fields(job.key, is_async=job.is_async, readers=job.readers, submitted=job.was_submitted)
         more: dict[str, Any] = {"fields": fields, "is_retry": job.key.is_retry}
         answer = (await self._call("deliver", job.id, job.key, ttl=self._timings.delivered, **more)).answer
-        if answer == "ok" and self.owns(job):
+        if answer is TableAnswer.OK and self.owns(job):
             self._delivered.add(job.id)
-        elif answer == "not_owner":
+        elif answer is TableAnswer.NOT_OWNER:
             self.untrack(job)
         return answer
 
@@ -277,10 +254,10 @@ class JobTable(Generic[J]):
         claim = self._claims.get(_group_key(job.key), 0)
         more = {"fields": fields, "submitting": is_first, "claim": claim, "is_retry": job.key.is_retry}
         reply = await self._call("publish", job.id, job.key, outcome, required=required, ttl=ttl, **more)
-        if reply.answer == "not_owner":
+        if reply.answer is TableAnswer.NOT_OWNER:
             self.untrack(job)
             raise ServiceUnavailable(_TAKEN_OVER)
-        return reply.answer == "ok"
+        return reply.answer is TableAnswer.OK
 
     async def wait_for_result(self, job: J) -> bytes | None:
         """Return the outcome of a job of another replica; None where this replica has taken the job over.
@@ -294,15 +271,15 @@ class JobTable(Generic[J]):
         while missing < self._timings.dead_after and unanswered < self._ttl:
             reply = await self._call("poll", job.id, job.key, reader=job.reader_id)
             match reply.answer:
-                case "done":
+                case TableAnswer.DONE:
                     return reply.value
-                case "lost":
+                case TableAnswer.LOST:
                     break
-                case "orphaned" if await self.take_over(job):
+                case TableAnswer.ORPHANED if await self.take_over(job):
                     return None
             # The owners restore their records in a Redis that has lost its data, so wait for that.
-            missing = missing + self._timings.poll if reply.answer == "gone" else 0.0
-            unanswered = 0.0 if reply.answer else unanswered + self._timings.poll
+            missing = missing + self._timings.poll if reply.answer is TableAnswer.UNKNOWN else 0.0
+            unanswered = unanswered + self._timings.poll if reply.answer is TableAnswer.NO_REPLY else 0.0
             await self._sleep(self._timings.poll)
         raise JobLost(detail=f"job {job.id}")
 
@@ -316,8 +293,8 @@ class JobTable(Generic[J]):
         try:
             while True:
                 answer = await _to_its_end(self._take_over(job))
-                if answer not in {"", "young"} or waited >= self._timings.dead_after:
-                    return answer == "ok"
+                if answer not in {TableAnswer.NO_REPLY, TableAnswer.SETTLING} or waited >= self._timings.dead_after:
+                    return answer is TableAnswer.OK
                 waited += self._timings.poll
                 await self._sleep(self._timings.poll)
         except asyncio.CancelledError:
@@ -325,12 +302,12 @@ class JobTable(Generic[J]):
             self.track(job)
             raise
 
-    async def _take_over(self, job: J) -> str:
+    async def _take_over(self, job: J) -> TableAnswer:
         """Return what the table answers. The owner gives heartbeats, also where its caller is canceled meanwhile."""
         fields = _fields(job.key, is_async=job.is_async, readers=job.readers)
         ttl = self._retention(job.key)
         reply = await self._call("take_over", job.id, job.key, reader=job.reader_id, fields=fields, ttl=ttl)
-        if reply.answer == "ok":
+        if reply.answer is TableAnswer.OK:
             # Whoever has started the job may come back for it by its id alone.
             job.is_async = job.is_async or reply.value == b"1"
             self.track(job)
@@ -343,30 +320,25 @@ class JobTable(Generic[J]):
         """
         delivered = reader_id is None and job.delivered and not job.has_failed
         reply = await self._call("unsubscribe", job.id, job.key, reader=reader_id or job.reader_id, delivered=delivered)
-        return reply.answer == "ok"
+        return reply.answer is TableAnswer.OK
 
-    async def lookup(self, job_id: str, caller: str) -> ScriptReply:
+    async def lookup(self, job_id: str, caller: str) -> TableReply:
         """Look for a job by its id alone.
 
-        Returns:
-            `done` with its outcome; `in_flight`; `gone`; `young`, where Redis has lost its data and the owner may still
-            restore the record; `lost`, where its replica has died after submission; `unasked`, where it has died before
-            that.
+        Returns DONE with its outcome, IN_FLIGHT, ORPHANED or LOST; if it is not found, UNKNOWN, SETTLING or NO_REPLY.
         """
         args = {"id": job_id, "caller": caller}
-        return _reply(await self._run("lookup", [_PREFIX + "unknown-group"], args))
+        return TableReply.parse(await self._run("lookup", [_PREFIX + "unknown-group"], args))
 
-    async def cancel(self, job_id: str, caller: str, outcome: bytes, *, follower: str | None = None) -> ScriptReply:
+    async def cancel(self, job_id: str, caller: str, outcome: bytes, *, follower: str | None = None) -> TableReply:
         """End a job of another replica with an outcome, if it has not cost anything yet.
 
         `follower`: the reader id under which this replica follows the job for clients that do not wait.
 
-        Returns:
-            `ok`; `done` with the outcome that it has; `submitted`; `lost`; `awaited`, where a client waits for the job;
-            `gone`; `young`, see `lookup`.
+        Returns OK, DONE with the outcome that it has, SUBMITTED, AWAITED or LOST; if it is not found, as `lookup`.
         """
         args = {"id": job_id, "caller": caller} | ({} if follower is None else {"reader": follower})
-        return _reply(await self._run("cancel", [_PREFIX + "unknown-group"], args, outcome))
+        return TableReply.parse(await self._run("cancel", [_PREFIX + "unknown-group"], args, outcome))
 
     async def heartbeat(self) -> list[J]:
         """Give heartbeats for all jobs of this replica. Returns finished jobs whose outcome other replicas need.
@@ -403,7 +375,7 @@ class JobTable(Generic[J]):
         """Wait until a job of another replica may be looked at again."""
         await self._sleep(self._timings.poll)
 
-    async def _give_heartbeats(self, jobs: list[J]) -> "HeartbeatReply | None":
+    async def _give_heartbeats(self, jobs: list[J]) -> HeartbeatReply | None:
         """Return what the table says; None where Redis does not answer.
 
         One command for many jobs, since Redis may be slow.
@@ -424,8 +396,7 @@ class JobTable(Generic[J]):
         reply = await self._run("heartbeat", groups or [_PREFIX + "unknown-group"], {"signs": signs})
         if reply is None:
             return None
-        middle = reply.index(b"")
-        return HeartbeatReply(set(reply[1:middle]), set(reply[middle + 1 :]))
+        return HeartbeatReply.parse(reply)
 
     async def _restore(self, job: J) -> None:
         if self.is_kept_for_retries(job):
@@ -451,9 +422,9 @@ class JobTable(Generic[J]):
         required: bool = False,
         ttl: float = 0,
         **more: Any,
-    ) -> ScriptReply:
+    ) -> TableReply:
         args = {"id": job_id, "keyed": key.key is not None, "ttl": max(1, round(ttl * 1000)), **more}
-        return _reply(await self._run(command, [_group_key(key)], args, outcome, required=required))
+        return TableReply.parse(await self._run(command, [_group_key(key)], args, outcome, required=required))
 
     async def _run(
         self, command: str, groups: list[str], args: dict[str, Any], outcome: bytes = b"", *, required: bool = False
@@ -477,10 +448,6 @@ async def _to_its_end(command: Coroutine[Any, Any, T]) -> T:
     except asyncio.CancelledError:
         await asyncio.wait((task,))
         raise
-
-
-def _reply(reply: list[bytes] | None) -> ScriptReply:
-    return ScriptReply("") if reply is None else ScriptReply(reply[0].decode(), *reply[1:])
 
 
 def _fields(key: SharedKey, *, is_async: bool, readers: int, **more: bool) -> dict[str, Any]:

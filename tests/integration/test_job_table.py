@@ -991,13 +991,13 @@ def test_a_new_table_does_not_say_that_a_job_is_gone(server: RedisServer, redis:
         job = await one.claim(is_async=True)
         never_end(job)
         redis.flushall()
-        assert (await other.table.lookup("req_1", "me")).answer == "young"
-        assert (await other.table.cancel("req_1", "me", b"{}")).answer == "young"
+        assert (await other.table.lookup("req_1", "me")).answer == "settling"
+        assert (await other.table.cancel("req_1", "me", b"{}")).answer == "settling"
         await one.table.heartbeat()
         assert (await other.table.lookup("req_1", "me")).answer == "in_flight"
         redis.decrby(EPOCH, 5000)
-        assert (await other.table.lookup("req_9", "me")).answer == "gone"
-        assert (await other.table.cancel("req_9", "me", b"{}")).answer == "gone"
+        assert (await other.table.lookup("req_9", "me")).answer == "unknown"
+        assert (await other.table.cancel("req_9", "me", b"{}")).answer == "unknown"
         job.run.call_off()
 
     play(scene, server)
@@ -1008,8 +1008,8 @@ def test_a_job_is_found_by_its_id_alone(server: RedisServer, redis: Redis) -> No
         redis.set(EPOCH, 0)
         job = await one.claim(is_async=True)
         assert (await other.table.lookup("req_1", "me"))[:2] == ("in_flight", b"")
-        assert (await other.table.lookup("req_1", "you"))[:2] == ("gone", b"")
-        assert (await other.table.lookup("req_9", "me"))[:2] == ("gone", b"")
+        assert (await other.table.lookup("req_1", "you"))[:2] == ("unknown", b"")
+        assert (await other.table.lookup("req_9", "me"))[:2] == ("unknown", b"")
         await finish(one, job, delivered=False)
         assert (await other.table.lookup("req_1", "me"))[:2] == ("done", b"{}")
         await one.claim(ME, "req_2")
@@ -1028,7 +1028,7 @@ def test_an_orphan_that_a_replica_waits_for_and_that_has_cost_nothing_is_not_los
         stop_heartbeat(redis)
         assert (await one.table.lookup("req_1", "me"))[:2] == ("in_flight", b"")
         redis.delete(RECORD + ":readers")
-        assert (await one.table.lookup("req_1", "me"))[:2] == ("unasked", b"")
+        assert (await one.table.lookup("req_1", "me"))[:2] == ("orphaned", b"")
 
     play(scene, server)
 

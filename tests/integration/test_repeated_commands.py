@@ -218,7 +218,7 @@ def test_what_a_request_has_joined_is_forgotten_after_a_while(server: RedisServe
         assert await other.table.claim_or_join("req_2", ME, is_async=False) == "req_1"
         assert 0 < redis.ttl("limner:{jobs}:req_2") <= 60
         redis.set("limner:{jobs}:epoch", 0)
-        assert (await other.table.lookup("req_2", ME.caller)).answer == "gone"
+        assert (await other.table.lookup("req_2", ME.caller)).answer == "unknown"
 
     play(scene, server)
 

@@ -23,6 +23,7 @@ from app.jobs.service import _INTERRUPTED, ImageService, JobReader, Submission
 from app.jobs.sharing import JobSharing
 from app.protocol.stored_reply import dump_reply
 from app.state.job_table import JobTable
+from app.state.job_table_reply import TableAnswer
 from app.upstream import client as upstream_client
 from app.upstream import error_mapping
 from app.upstream.connection_errors import connection_failure
@@ -195,7 +196,9 @@ JOIN_NOTHING_WITHOUT_A_MARK = (
 )
 
 
-async def abandon_for_any_retry(table: JobTable[Job], job_id: str, key: JobKey, *, has_cost_nothing: bool) -> str:
+async def abandon_for_any_retry(
+    table: JobTable[Job], job_id: str, key: JobKey, *, has_cost_nothing: bool
+) -> TableAnswer:
     return (await table._call("abandon", job_id, key, unserved=has_cost_nothing and key.key is None)).answer
 
 
@@ -310,7 +313,7 @@ PLANTED_BUGS = (
     PlantedBug("The error of an earlier run stays in the table, so a retry waits for ever.", script(("  else\n    redis.call('HDEL', key_of(args.id), 'outcome')\n  end", "  end"), ("  redis.call('HDEL', key_of(args.id), 'outcome')\n  write", "  write"), ("if is_unserved then", "if false then")), situation=the_reply_to_a_published_failure_is_lost),
     PlantedBug("An outcome counts a client that has joined while it was published, so the next request pays again.", script(("  if outcome == '' then\n    local told", "  if outcome == '' or not news then\n    local told")), situation=a_client_joins_and_leaves_while_its_result_is_published),
     PlantedBug("A replica that sends an outcome is suspected late, so after its death the repeat of its client pays again.", script(("  lease(args.id, args.reader_lease)\n  if record", "  lease(args.id, record.has_outcome and args.delivery_lease or args.reader_lease)\n  if record")), situation=a_replica_dies_while_it_sends_the_result_of_another),
-    PlantedBug("A state that was given up takes away the outcome that was published after it, so the image is lost.", script(("  elseif not news and has_outcome(args.id) then\n    return {'ok'}\n", "")), situation=the_news_of_a_leave_is_slow),
+    PlantedBug("A state that was given up takes away the outcome that was published after it, so the image is lost.", script(("  elseif not news and has_outcome(args.id) then\n    return {OK}\n", "")), situation=the_news_of_a_leave_is_slow),
     PlantedBug("Every response counts as delivered, so a client that has left does not get its image.", attribute(JobReader, "close", close_as_delivered)),
     PlantedBug("A connection that broke after sending counts as never made, so the request is paid for twice.", attribute(upstream_client, "connection_failure", fail_safely)),
     PlantedBug("Replies that were paid for are forgotten, so a failed download costs the image.", attribute(JobIO, "ask", ask_and_forget)),
@@ -319,13 +322,13 @@ PLANTED_BUGS = (
     PlantedBug("Finished jobs are not handed over, so their results reach no other replica.", attribute(JobSharing, "on_unread", lambda *_: None), first=105),
     PlantedBug("The retry count of a client is not read, so its retry is another request.", attribute(image_endpoints, "is_client_retry", lambda _: False)),
     PlantedBug("A key may be used for another request, which gets the image of the first.", script(("elseif record.fingerprint ~= args.fields.fingerprint then", "elseif false then")), situation=a_key_comes_with_two_prompts),
-    PlantedBug("An owner abandons a job that another replica waits for.", script(("if count_readers(args.id) > 0 then return {'awaited'} end\n  give_up(args.id)", "give_up(args.id)"))),
+    PlantedBug("An owner abandons a job that another replica waits for.", script(("if count_readers(args.id) > 0 then return {AWAITED} end\n  give_up(args.id)", "give_up(args.id)"))),
     PlantedBug("A reply that was cut is not shared, so the image that it has named is lost with its replica.", attribute(outcome, "dump_reply", lambda reply: dump_reply(reply) if reply.complete else None), situation=a_replica_dies_with_a_reply_that_was_cut),
     PlantedBug("The loss of a job is not declared; another replica takes it over and pays again.", script(("if is_orphan(record) and record.submitted == '1' then\n    was_reported", "if false then\n    was_reported"), ("(is_orphan(record) and record.submitted == '0')", "is_orphan(record)"))),
     PlantedBug("The longest kept result is dropped first, whatever it cost.", attribute(retention.Retention, "superfluous", oldest_first), first=740),
     PlantedBug("A claim that comes once more is taken for another client's, so a repeat pays again.", script(("record = id and by + 0 == args.sequence and read(id)", "record = nil")), first=300),
     PlantedBug("A claim that comes once more takes the job away from the replica that has finished it, and pays again.", script(("if record and record.owner == args.owner then", "if record then")), situation=a_replica_is_paused_while_it_claims_under_a_key),
-    PlantedBug("A job begins although its record was deleted and another has taken its place, so both are paid for.", both(script(("if args.submitting and is_replaced(args.id) then return {'not_owner'} end", "")), attribute(ImageService, "_joinable_here", find_at_once)), situation=a_client_leaves_when_its_key_is_claimed),
+    PlantedBug("A job begins although its record was deleted and another has taken its place, so both are paid for.", both(script(("if args.submitting and is_replaced(args.id) then return {NOT_OWNER} end", "")), attribute(ImageService, "_joinable_here", find_at_once)), situation=a_client_leaves_when_its_key_is_claimed),
     PlantedBug("An image that could not be delivered is for everyone at once, so two clients share it.", script(("  if record.keyed == '1' then return", "  if record.keyed == '1' or record.retry_free == '1' then return")), situation=two_clients_ask_at_once_for_an_image_that_has_to_be_had_again),
     PlantedBug("A request that has brought nothing stands for each later retry, which is paid for beside its first request.", script(("if args.is_retry and not args.keyed then count_unserved(-1) end\n  write", "write"), (" or (args.is_retry and not args.keyed) then count_unserved", " then count_unserved"))),
     PlantedBug("Requests that have brought nothing are counted, whose repeats will have no mark, so the retries of others pay again.", attribute(JobTable, "_abandon", abandon_for_any_retry), first=1_700),

@@ -30,7 +30,8 @@ from app.protocol.chat_reply import ChatReply
 from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_response import OutputImage
 from app.protocol.reply_parser import read_reply
-from app.state.job_table import JobTable, ScriptReply
+from app.state.job_table import JobTable
+from app.state.job_table_reply import TableAnswer, TableReply
 from tests.support.join_cases import KEYED, ME
 from tests.support.registries import ANSWER, REQUEST
 from tests.support.sample_images import as_blob, as_bytes, gradient, saved
@@ -90,23 +91,23 @@ class FakeTable:
     def kept_for_retries(self) -> list[Job]:
         return [job for job in self.tracked if job.id in self.kept]
 
-    async def mark_delivered(self, job: Job) -> str:
+    async def mark_delivered(self, job: Job) -> TableAnswer:
         self.calls.append("marked as delivered")
         self.meanwhile()
         if self.down or self.awaited:
-            return "awaited" if self.awaited else ""
+            return TableAnswer.AWAITED if self.awaited else TableAnswer.NO_REPLY
         self.kept.add(job.id)
-        return "ok"
+        return TableAnswer.OK
 
-    async def abandon(self, job: Job) -> str:
+    async def abandon(self, job: Job) -> TableAnswer:
         self.calls.append("abandoned")
         self.meanwhile()
         if self.down:
-            return ""
+            return TableAnswer.NO_REPLY
         if self.awaited:
-            return "awaited"
+            return TableAnswer.AWAITED
         self.untrack(job)
-        return "ok"
+        return TableAnswer.OK
 
     async def publish_result(self, job: Job, outcome: bytes, *, briefly: bool) -> bool:
         self.calls.append("published briefly" if briefly else "published")
@@ -145,9 +146,9 @@ class FakeTable:
         """Another replica has run the job meanwhile."""
         self.outcome = FINISHED
 
-    async def lookup(self, job_id: str, caller: str) -> ScriptReply:
+    async def lookup(self, job_id: str, caller: str) -> TableReply:
         """Answer with the word that stands in place of the id."""
-        return ScriptReply(job_id, self.outcome or b"")
+        return TableReply(TableAnswer(job_id), self.outcome or b"")
 
 
 class BrokenStore(MemoryStore):
@@ -678,13 +679,13 @@ def test_an_outcome_is_loaded_by_the_id_of_its_job() -> None:
         assert found is not None
         assert found.result is not None
         assert (await scene.sharing.load_remote("in_flight", "me", Spool())).outcome is None
-        for answer, error in (("lost", JobLost), ("unasked", ServiceUnavailable)):
+        for answer, error in (("lost", JobLost), ("orphaned", ServiceUnavailable)):
             found = (await scene.sharing.load_remote(answer, "me", Spool())).outcome
             assert found is not None
             assert type(found.error) is error
         with pytest.raises(NotFound):
-            await scene.sharing.load_remote("gone", "me", Spool())
-        for answer in ("young", ""):
+            await scene.sharing.load_remote("unknown", "me", Spool())
+        for answer in ("settling", ""):
             with pytest.raises(ServiceUnavailable):
                 await scene.sharing.load_remote(answer, "me", Spool())
         scene.table.is_shared = False
