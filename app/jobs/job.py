@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NoImageInReply, UpstreamError
 from app.images.blob import Spool
-from app.jobs.job_run import JobRun, JobState
+from app.jobs.job_run import JobRun, StopReason
 from app.jobs.pipeline_interface import PartialImage
 from app.protocol.chat_reply import ChatReply
 from app.protocol.image_request import ImagesRequest
@@ -135,11 +135,6 @@ class Job:
         return self.run.was_submitted or bool(self.paid_replies)
 
     @property
-    def was_interrupted(self) -> bool:
-        """Whether this replica ended the run after submission, so that it is unknown whether it was paid for."""
-        return self.run.state is JobState.INTERRUPTED
-
-    @property
     def needs_redelivery(self) -> bool:
         """Whether the upstream was paid and only the delivery failed, however: a further run costs nothing."""
         error = self.run.error
@@ -163,21 +158,19 @@ class Job:
         A run that was called off has cost nothing. A run that was sent, failed and cost nothing is not run again, or
         each replica that waits for it would send the request once more.
         """
-        has_cost_nothing = not self.was_submitted or self.run.is_called_off
-        is_open = self.run.error is not None and not self.run.is_canceled_by_client
+        has_cost_nothing = not self.was_submitted or self.run.stop_reason is StopReason.CALLED_OFF
+        is_open = self.has_failed and self.run.stop_reason is not StopReason.CANCELED
         return self.needs_redelivery or (is_open and has_cost_nothing)
 
     @property
     def needs_new_run(self) -> bool:
         """Whether a request that joins has to start a further run: for redelivery, or since the run was called off."""
-        return self.needs_redelivery or (
-            self.run.is_called_off and not self.run.is_canceled_by_client and not self.is_remote
-        )
+        return self.needs_redelivery or (self.run.stop_reason is StopReason.CALLED_OFF and not self.is_remote)
 
     @property
     def has_ended_following(self) -> bool:
         """Whether this replica has ended its wait for another one, which may forget the job from now on."""
-        return self.run.is_called_off and self.is_remote
+        return self.run.stop_reason is not None and self.is_remote
 
     @property
     def is_awaited_later(self) -> bool:
@@ -207,7 +200,7 @@ class Job:
         With an idempotency key each one may; without one the next request may where the job's client has left, and
         otherwise only one that says it is a retry. Whether a job of another replica has clients is known there.
         """
-        if self.run.error is not None or self.run.is_called_off:
+        if self.has_failed or self.run.stop_reason is not None:
             if self.needs_new_run:
                 return Joining.ANYONE
             if self.has_ended_following or (self.run.is_done and not self.should_retain):

@@ -10,13 +10,11 @@ from app.jobs.telemetry import JobTelemetry
 from app.observability.logging import log
 
 
-class JobState(Enum):
-    """How far a run has come."""
+class StopReason(Enum):
+    """Why a run was stopped before its work was done."""
 
-    QUEUED = "nothing is in flight that may cost something"
-    SUBMITTED = "a request was put on the wire and has not failed in a way that cost nothing"
-    SUCCEEDED = "the result is there"
-    FAILED = "the run has ended with an error"
+    CALLED_OFF = "no client waited for it any more, and it had cost nothing: a request that joins starts it again"
+    CANCELED = "its client has canceled it, and it had cost nothing: nothing starts it again"
     INTERRUPTED = "this replica shut down after submission, so whether the image was paid for is unknown"
 
 
@@ -33,8 +31,8 @@ class JobRun:
         readers: Client connections that wait for the result.
         revision: Counts the news other than items, such as a new progress line.
         was_submitted: Something was sent to an upstream, whether or not it has cost anything.
-        is_called_off: The run was canceled before it had cost anything, since no client waited for it any more.
-        is_canceled_by_client: The client has canceled it before it had cost anything. Nothing runs the job again.
+        stop_reason: Why it was stopped, perhaps a moment before its end; None where it goes on, or has ended by itself.
+        was_canceled: Its task was canceled before it had cost anything, for whatever reason.
         cause: The exception behind `error`; the error itself, unless that hides a bug or a failure of the system.
         chat_errors: What chat requests have failed with. All other failures came after a reply.
         on_change: Called whenever the number of readers or the state of the run has changed.
@@ -47,15 +45,15 @@ class JobRun:
         self.error: ApiError | None = None
         self.readers = readers
         self.revision = 0
-        self.state = JobState.QUEUED
         self.was_submitted = False
-        self.is_called_off = self.is_canceled_by_client = False
+        self.stop_reason: StopReason | None = None
+        self.was_canceled = False
         self.cause: BaseException | None = None
         self.chat_errors: list[BaseException] = []
         self.on_change: Callable[[], None] = lambda: None
         self._unsettled = 0
         self.task: asyncio.Task[None] | None = None
-        self._is_finished = self._was_canceled = False
+        self._is_finished = False
         self._on_done: Sequence[Callable[[asyncio.Task[None]], None]] = ()
         self._on_unread: Callable[[], None] = lambda: None
         # Made when somebody waits for it: most readers wait for the task instead.
@@ -99,20 +97,20 @@ class JobRun:
             self.error, self.cause = ApiError(), bug.with_traceback(None)
 
     def _note_cancellation(self) -> None:
-        self.error = TaskCanceled() if self.is_canceled_by_client else ServiceUnavailable(SHUTTING_DOWN)
+        self.was_canceled = True
+        is_by_client = self.stop_reason is StopReason.CANCELED
+        self.error = TaskCanceled() if is_by_client else ServiceUnavailable(SHUTTING_DOWN)
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() and self.error is None:
             # Before its first step, so `_collect` has not begun. It must not look like a success without a result.
             self._note_cancellation()
-        if self.state is not JobState.INTERRUPTED:
-            self.state = JobState.SUCCEEDED if self.error is None else JobState.FAILED
         self._wake_readers()
         # Not kept: they refer to everything of the request, and a finished job is retained for a minute.
         callbacks, self._on_done = self._on_done, ()
         for callback in callbacks:
             callback(task)
-        self._is_finished, self._was_canceled = True, task.cancelled()
+        self._is_finished = True
         # With its coroutine and its context it would hold 1 KiB for as long as the job is retained.
         self.task = None
         self.on_change()
@@ -130,42 +128,37 @@ class JobRun:
         return self._is_finished or (self.task is not None and self.task.done())
 
     @property
-    def was_task_canceled(self) -> bool:
-        """Whether the task was canceled before it had cost anything."""
-        return self._was_canceled or (self.task is not None and self.task.cancelled())
-
-    @property
     def result(self) -> GenerationResult | None:
         """The result, which is the last item; None where the run has not come so far."""
         last = self.items[-1] if self.items else None
         return last if isinstance(last, GenerationResult) else None
 
     def call_off(self) -> None:
-        """Cancel a run that has cost nothing and that no client waits for. Nothing is sent from now on.
-
-        The cancellation reaches the tasks of several chat requests one step of the event loop later than this flag.
-        """
-        if self.task is not None and not self.task.done():
-            self.is_called_off = True
-            self.task.cancel()
-            self.on_change()
+        """Stop a run that has cost nothing and that no client waits for."""
+        self._stop(self.stop_reason or StopReason.CALLED_OFF)
 
     def cancel(self) -> None:
-        """Cancel a run that has cost nothing, at the wish of its client."""
-        self.is_canceled_by_client = True
-        self.call_off()
+        """Stop a run that has cost nothing, at the wish of its client."""
+        self._stop(StopReason.CANCELED)
+
+    def _stop(self, reason: StopReason) -> None:
+        """Stop the run, if it has not ended. Nothing is sent from now on.
+
+        The cancellation reaches the tasks of several chat requests one step of the event loop later than the reason.
+        """
+        if self.task is not None and not self.task.done():
+            self.stop_reason = reason
+            self.task.cancel()
+            self.on_change()
 
     def mark_submitted(self) -> None:
         """Note that an attempt is put on the wire: from now on the run may cost something."""
         self.was_submitted = True
         self._unsettled += 1
-        self.state = JobState.SUBMITTED
 
     def mark_free(self) -> None:
         """Note that an attempt has failed in a way that surely cost nothing."""
         self._unsettled -= 1
-        if not self._unsettled:
-            self.state = JobState.QUEUED
 
     @property
     def may_have_cost(self) -> bool:
@@ -174,7 +167,7 @@ class JobRun:
 
     def interrupt(self) -> None:
         """Note that this replica ends the run after submission."""
-        self.state = JobState.INTERRUPTED
+        self.stop_reason = StopReason.INTERRUPTED
 
     def notify(self) -> None:
         """Tell readers of something new that is no item."""

@@ -173,8 +173,8 @@ class JobIO:
             if self._announcement is None:
                 self._announcement = asyncio.ensure_future(self.backends.job_table.mark_submitted(self.job))
             await self._announcement
-        if self._run.is_called_off:
-            # The cancellation is on its way to this task, see `JobRun.call_off`.
+        if self._run.stop_reason is not None:
+            # The cancellation is on its way to this task.
             raise asyncio.CancelledError
         self._run.telemetry.attempts += 1
         sent.mark_submitted()

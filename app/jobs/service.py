@@ -17,7 +17,7 @@ from app.access.limits import KeyLimits, apply_key_policy
 from app.errors import SHUTTING_DOWN, ServiceUnavailable, TaskCanceled, TaskNotCancelable
 from app.images.blob import Spool
 from app.jobs.job import Job, JobKey
-from app.jobs.job_run import JobRun, JobState
+from app.jobs.job_run import JobRun, StopReason
 from app.jobs.pipeline import Pipeline
 from app.jobs.pipeline_interface import Emit, PipelinePolicy
 from app.jobs.pipeline_io import Backends, JobIO
@@ -189,11 +189,12 @@ class ImageService:
     async def _joinable_here(self, key: JobKey) -> Job | None:
         """Return the job of this replica that a request joins.
 
-        The end of a run that was called off is reported to the table first. Then the job may be gone, and another
+        The end of a run that was stopped is reported to the table first. Then the job may be gone, and another
         replica may have begun an equal one.
         """
         while (job := self.registry.find_joinable(key)) is not None:
-            if not (job.run.is_called_off and job.publish_lock.locked()):
+            was_stopped = job.run.stop_reason in {StopReason.CALLED_OFF, StopReason.CANCELED}
+            if not (was_stopped and job.publish_lock.locked()):
                 return job
             async with job.publish_lock:
                 pass
@@ -354,7 +355,7 @@ class ImageService:
                     with self.capacity.reserve(request.n, size.pixels, free_to_store):
                         await pipeline.run(emit)
                 except asyncio.CancelledError:
-                    if run.state is not JobState.SUBMITTED:
+                    if not run.may_have_cost:
                         raise
                     if job.paid_replies:
                         # Whoever repeats the request gets what these replies bring, at no further cost.
@@ -386,7 +387,7 @@ class ImageService:
     def _own_job(self, job_id: str, caller: Caller) -> Job | None:
         """Return a job of this process, but none that another replica has canceled or runs now."""
         job = self.registry.get(caller, job_id)
-        return None if job is None or (job.run.is_called_off and not job.run.is_canceled_by_client) else job
+        return None if job is None or job.run.stop_reason is StopReason.CALLED_OFF else job
 
     async def _load_remote(self, job_id: str, caller: Caller, spool: Spool) -> JobView:
         """Restore a finished job of another replica as if it had run here."""

@@ -17,6 +17,7 @@ from app.images.blob import Spool
 from app.images.store import ImageStore
 from app.jobs.background_tasks import BackgroundTasks
 from app.jobs.job import Job
+from app.jobs.job_run import StopReason
 from app.jobs.outcome import CANCELED_OUTCOME, NO_REQUEST, JobOutcome, dump_outcome, is_canceled, load_outcome
 from app.jobs.pipeline_interface import GenerationResult
 from app.jobs.registry import JobRegistry
@@ -235,7 +236,7 @@ class JobSharing:
 
     async def _publish_result(self, job: Job) -> bool:
         """Return False if this replica has to keep the job."""
-        if job.was_interrupted and (job.key.key is not None or not job.delivered):
+        if job.run.stop_reason is StopReason.INTERRUPTED and (job.key.key is not None or not job.delivered):
             # As if this replica had died: a client that repeats the request learns that it may have been paid for.
             self.job_table.untrack(job)
             return True

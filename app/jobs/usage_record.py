@@ -187,7 +187,7 @@ class UsageRecord:
             if log_fields["status"] == 499:
                 return "client_gone"
             return str(log_fields.get("error") or ("server_error" if log_fields["status"] >= 500 else "ok"))
-        if self.run.was_task_canceled:
+        if self.run.was_canceled:
             return "client_gone"
         error = self.run.error
         return "ok" if error is None else error.code or error.type

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from app.jobs.job_run import JobState
 from tests.support.processes import LimnerProcess
 from tests.support.servers import RunningDemo, RunningLimner, run_limner
 
@@ -61,7 +60,7 @@ def wait_for_jobs(limner: RunningLimner, count: int) -> None:
 def is_between_attempts(limner: RunningLimner) -> bool:
     """Return whether a job waits for its second attempt, after a failure that cost nothing."""
     runs = [job.run for job in limner.service.registry.active()]
-    return any(run.was_submitted and run.state is JobState.QUEUED for run in runs)
+    return any(run.was_submitted and not run.may_have_cost for run in runs)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -1,4 +1,4 @@
-"""One execution of a job: its items, its readers, its end and its state."""
+"""One execution of a job: its items, its readers and its end."""
 
 import asyncio
 import weakref
@@ -10,7 +10,7 @@ import pytest
 from app.errors import ApiError, NotFound, ServiceUnavailable, TaskCanceled
 from app.images.blob import Spool
 from app.jobs.job import Job
-from app.jobs.job_run import JobRun, JobState
+from app.jobs.job_run import JobRun, StopReason
 from app.jobs.pipeline_interface import Emit, GenerationResult, Item, PartialImage
 from app.jobs.pipeline_io import JobIO, SentChatRequest
 from app.protocol.image_request import ImagesRequest
@@ -218,7 +218,7 @@ def test_a_run_that_has_ended_does_not_hold_its_task(is_cancelled: bool) -> None
             work.orders.put_nowait(None)
         await run.wait_done()
         await asyncio.sleep(0)
-        assert (run.is_done, run.was_task_canceled) == (True, is_cancelled)
+        assert (run.is_done, run.was_canceled) == (True, is_cancelled)
         assert (run.task, task()) == (None, None)
 
     asyncio.run(play())
@@ -256,7 +256,7 @@ def test_the_error_of_a_cancelled_run_says_that_the_server_is_shutting_down() ->
         run.call_off()
         await run.wait_done()
         assert isinstance(run.error, ServiceUnavailable)
-        assert run.was_task_canceled
+        assert run.was_canceled
         assert work.has_ended
 
     asyncio.run(play())
@@ -274,7 +274,7 @@ def test_a_run_that_is_cancelled_before_its_first_step_has_failed(by_client: boo
         await run.wait_done()
         await asyncio.sleep(0)
         assert isinstance(run.error, TaskCanceled if by_client else ServiceUnavailable)
-        assert (run.state, work.has_ended) == (JobState.FAILED, False)
+        assert (run.was_canceled, work.has_ended) == (True, False)
 
     asyncio.run(play())
 
@@ -282,7 +282,7 @@ def test_a_run_that_is_cancelled_before_its_first_step_has_failed(by_client: boo
 def test_a_run_that_has_not_started_is_neither_done_nor_cancelled() -> None:
     run = JobRun()
     run.call_off()
-    assert (run.is_done, run.was_task_canceled, run.result) == (False, False, None)
+    assert (run.is_done, run.was_canceled, run.result) == (False, False, None)
 
 
 @pytest.mark.parametrize(("items", "result"), [((PARTIAL,), None), ((PARTIAL, RESULT), RESULT)])
@@ -300,15 +300,15 @@ def test_the_result_is_known_as_soon_as_it_is_there(items: tuple[Item, ...], res
 
 def test_a_run_may_cost_something_while_one_of_its_attempts_may() -> None:
     run = JobRun()
-    assert (run.state, run.was_submitted) == (JobState.QUEUED, False)
+    assert (run.may_have_cost, run.was_submitted) == (False, False)
     run.mark_submitted()
     run.mark_submitted()
     run.mark_free()
-    assert (run.state, run.was_submitted) == (JobState.SUBMITTED, True)
+    assert (run.may_have_cost, run.was_submitted) == (True, True)
     run.mark_free()
-    assert (run.state, run.was_submitted) == (JobState.QUEUED, True)
+    assert (run.may_have_cost, run.was_submitted) == (False, True)
     run.mark_submitted()
-    assert (run.state, run.was_submitted) == (JobState.SUBMITTED, True)
+    assert (run.may_have_cost, run.was_submitted) == (True, True)
 
 
 def test_a_run_that_has_ended_cannot_be_called_off() -> None:
@@ -318,7 +318,22 @@ def test_a_run_that_has_ended_cannot_be_called_off() -> None:
         work.orders.put_nowait(None)
         await run.wait_done()
         run.call_off()
-        assert not run.is_called_off
+        assert run.stop_reason is None
+
+    asyncio.run(play())
+
+
+def test_the_wish_of_the_client_is_the_stronger_reason_to_stop() -> None:
+    """Otherwise a request that joins would start what the client has canceled."""
+
+    async def play() -> None:
+        for stops in ([JobRun.cancel, JobRun.call_off], [JobRun.call_off, JobRun.cancel]):
+            run = Work().start()
+            for stop in stops:
+                stop(run)
+            await run.wait_done()
+            assert run.stop_reason is StopReason.CANCELED
+            assert isinstance(run.error, TaskCanceled)
 
     asyncio.run(play())
 
@@ -346,30 +361,6 @@ def test_a_job_that_was_interrupted_after_submission_may_have_cost_something() -
     job.run.interrupt()
     assert job.may_have_cost
     job.spool.close()
-
-
-@pytest.mark.parametrize(
-    ("order", "is_interrupted", "state"),
-    [
-        pytest.param(None, False, JobState.SUCCEEDED, id="work that ended"),
-        pytest.param(NotFound("no"), False, JobState.FAILED, id="work that failed"),
-        pytest.param(KeyError("bug"), False, JobState.FAILED, id="a bug in the work"),
-        pytest.param(NotFound("no"), True, JobState.INTERRUPTED, id="work that failed after the interruption"),
-    ],
-)
-def test_the_state_of_a_run_that_has_ended(order: Exception | None, is_interrupted: bool, state: JobState) -> None:
-    async def play() -> JobState:
-        work = Work()
-        run = work.start()
-        run.mark_submitted()
-        if is_interrupted:
-            run.interrupt()
-        work.orders.put_nowait(order)
-        await run.wait_done()
-        await asyncio.sleep(0)
-        return run.state
-
-    assert asyncio.run(play()) is state
 
 
 def test_a_run_that_has_ended_holds_nothing_of_the_request_that_started_it() -> None:

@@ -21,7 +21,7 @@ from app.images.blob import Blob, Spool
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig, store_failed
 from app.jobs.job import Job, JobKey
-from app.jobs.job_run import JobRun
+from app.jobs.job_run import JobRun, StopReason
 from app.jobs.outcome import dump_outcome
 from app.jobs.pipeline_interface import Emit, GenerationResult
 from app.jobs.registry import JobRegistry
@@ -482,7 +482,7 @@ def test_a_job_interrupted_by_the_shutdown_of_its_replica_becomes_an_orphan(
         scene = Scene(FakeTable())
         job = scene.start(key, ServiceUnavailable("The server is shutting down."), interrupted=True)
         assert not await scene.finish(job, delivered=delivered)
-        assert job.was_interrupted
+        assert job.run.stop_reason is StopReason.INTERRUPTED
         assert scene.table.calls == calls
         assert not scene.table.owned
 
