@@ -171,8 +171,8 @@ class JobRegistry:
             return
         self._retention.keep(job, self._ttl_of(job), now)
         self._reindex(job)
-        for superfluous in self._retention.superfluous():
-            self.drop(superfluous)
+        for each in self._retention.over_limits():
+            self.drop(each)
 
     def make_room(self, size: int) -> bool:
         """Drop results that were delivered or cost nothing until `size` bytes are free. Return whether any was dropped.

@@ -252,9 +252,9 @@ async def ask_and_forget(io: JobIO, chat: Any, on_reply: Any) -> None:
 
 
 def oldest_first(kept: retention.Retention) -> Iterator[Job]:
-    while len(kept._shelf_of) > kept._max_count:
+    while len(kept._droppable) > kept._max_count:
         jobs = (job for each in kept._expiring.values() for job in each.values())
-        yield next(job for job in jobs if job.id in kept._shelf_of)
+        yield next(job for job in jobs if job.id in kept._droppable)
 
 
 async def forget_delivered(sharing: JobSharing, seconds: float) -> None:
@@ -325,7 +325,7 @@ PLANTED_BUGS = (
     PlantedBug("An owner abandons a job that another replica waits for.", script(("if count_readers(args.id) > 0 then return {AWAITED} end\n  give_up(args.id)", "give_up(args.id)"))),
     PlantedBug("A reply that was cut is not shared, so the image that it has named is lost with its replica.", attribute(outcome, "dump_reply", lambda reply: dump_reply(reply) if reply.complete else None), situation=a_replica_dies_with_a_reply_that_was_cut),
     PlantedBug("The loss of a job is not declared; another replica takes it over and pays again.", script(("if is_orphan(record) and record.submitted == '1' then\n    was_reported", "if false then\n    was_reported"), ("(is_orphan(record) and record.submitted == '0')", "is_orphan(record)"))),
-    PlantedBug("The longest kept result is dropped first, whatever it cost.", attribute(retention.Retention, "superfluous", oldest_first), first=740),
+    PlantedBug("The longest kept result is dropped first, whatever it cost.", attribute(retention.Retention, "over_limits", oldest_first), first=740),
     PlantedBug("A claim that comes once more is taken for another client's, so a repeat pays again.", script(("record = id and by + 0 == args.sequence and read(id)", "record = nil")), first=300),
     PlantedBug("A claim that comes once more takes the job away from the replica that has finished it, and pays again.", script(("if record and record.owner == args.owner then", "if record then")), situation=a_replica_is_paused_while_it_claims_under_a_key),
     PlantedBug("A job begins although its record was deleted and another has taken its place, so both are paid for.", both(script(("if args.submitting and is_replaced(args.id) then return {NOT_OWNER} end", "")), attribute(ImageService, "_joinable_here", find_at_once)), situation=a_client_leaves_when_its_key_is_claimed),
