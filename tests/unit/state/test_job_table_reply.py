@@ -39,15 +39,15 @@ def functions_of_the_script() -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def said_by(name: str) -> set[str]:
+def answers_of(name: str) -> set[str]:
     """Return the names of the words that a function says, by itself or through those that it calls."""
     functions, words = functions_of_the_script(), words_of_the_script()
-    said, seen, left = set[str](), set[str](), [name]
+    answers, seen, left = set[str](), set[str](), [name]
     while left:
         seen.add(called := left.pop())
-        said |= words.keys() & set(re.findall(r"\w+", functions[called]))
+        answers |= words.keys() & set(re.findall(r"\w+", functions[called]))
         left += (functions.keys() & set(re.findall(r"([\w.]+)\(", functions[called]))) - seen
-    return said
+    return answers
 
 
 def test_python_and_lua_have_the_same_words() -> None:
@@ -61,7 +61,7 @@ def test_every_command_is_named_here() -> None:
 
 @pytest.mark.parametrize("command", ANSWERS)
 def test_a_command_says_what_is_named_here(command: str) -> None:
-    assert said_by(f"commands.{command}") == set(ANSWERS[command].split())
+    assert answers_of(f"commands.{command}") == set(ANSWERS[command].split())
 
 
 def test_a_reply_is_read_with_as_much_as_it_holds() -> None:
