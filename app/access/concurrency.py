@@ -1,28 +1,30 @@
 """Limit the concurrency of this process, fairly between callers."""
 
 import asyncio
-from collections import OrderedDict, deque
 
 from app.errors import RateLimited
+from app.fair_queue import FairQueue
 
 
 class FairSemaphore:
     """A semaphore of `limit` slots for which at most `max_waiting` requests wait.
 
-    Waiting callers get slots in rotation, each caller's requests in order of arrival. So two hundred requests of one
-    caller do not delay the single request of another.
+    Waiting callers get slots in rotation. The next in turn is never overtaken by one that needs fewer slots.
 
     Attributes:
         in_use: Slots that are held. May exceed `limit` after the limit was lowered.
-        waiting: Requests that wait for slots.
     """
 
     def __init__(self, limit: int, max_waiting: int) -> None:
         self.limit = limit
         self.in_use = 0
-        self.waiting = 0
         self._max_waiting = max_waiting
-        self._queues: OrderedDict[str, deque[_Waiter]] = OrderedDict()
+        self._queue: FairQueue[_Waiter] = FairQueue()
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for slots."""
+        return len(self._queue)
 
     def acquire(self, caller: str, slots: int = 1) -> "HeldSlots":
         """Hold `slots` slots for an `async with`. They are granted together: no request holds some while it waits.
@@ -40,11 +42,9 @@ class FairSemaphore:
         if self._has_room(granted):
             self.in_use += granted
             return granted
-        if self.waiting >= self._max_waiting and not self._evict_from_longest_queue(caller):
-            raise _queue_full()
+        self._evict_if_full(caller)
         waiter = _Waiter(slots)
-        self._queues.setdefault(caller, deque()).append(waiter)
-        self.waiting += 1
+        self._queue.append(caller, waiter)
         try:
             await waiter.granted
         except asyncio.CancelledError:
@@ -58,11 +58,8 @@ class FairSemaphore:
 
     def check_room(self, caller: str, slots: int = 1) -> None:
         """Raise `RateLimited` if a request of this caller would find the queue full."""
-        if self._has_room(min(slots, self.limit)):
-            return
-        longest = max(map(len, self._queues.values()), default=0)
-        if self.waiting >= self._max_waiting and longest < len(self._queues.get(caller, ())) + 2:
-            raise _queue_full()
+        if not self._has_room(min(slots, self.limit)) and self.waiting >= self._max_waiting:
+            self._caller_to_evict(caller)
 
     def set_limit(self, limit: int) -> None:
         """Change the number of slots. Slots that are in use are not revoked."""
@@ -70,48 +67,47 @@ class FairSemaphore:
         self._wake()
 
     def _has_room(self, slots: int) -> bool:
-        return not self._queues and self.in_use + slots <= self.limit
+        return not self._queue and self.in_use + slots <= self.limit
 
-    def _evict_from_longest_queue(self, caller: str) -> bool:
-        """Reject the last request of the longest queue if `caller` has fewer waiting, and return whether it was done.
-
-        So no caller can fill the queue alone.
-        """
-        queue = max(self._queues.values(), key=len, default=deque())
-        if len(queue) < len(self._queues.get(caller, ())) + 2:
-            return False
-        last = queue.pop()
-        self.waiting -= 1
+    def _evict_if_full(self, caller: str) -> None:
+        """Make room for one more request of `caller` in a full queue, by rejecting the last one of another caller."""
+        if self.waiting < self._max_waiting:
+            return
+        largest = self._caller_to_evict(caller)
+        last = self._queue.last_of(largest)
+        self._queue.remove(largest, last)
         if not last.granted.cancelled():
             last.granted.set_exception(_queue_full())
-        return True
+
+    def _caller_to_evict(self, caller: str) -> str:
+        """Return the caller of whom most requests wait. The last of them makes room: nobody fills the queue alone.
+
+        Raises:
+            RateLimited: `caller` would have as many then.
+        """
+        largest = self._queue.largest_caller()
+        if largest is None or self._queue.count_of(largest) < self._queue.count_of(caller) + 2:
+            raise _queue_full()
+        return largest
 
     def _cancel(self, caller: str, waiter: "_Waiter") -> None:
         """Remove a waiter whose client has disconnected, or return the slots that were granted at the same moment."""
-        queue = self._queues.get(caller, deque())
-        if not waiter.granted.cancelled():
-            # A waiter that was evicted at the same moment has no slots and is in no queue.
-            self.in_use -= waiter.slots if waiter.granted.exception() is None else 0
-        elif waiter in queue:
-            self.waiting -= 1
-            queue.remove(waiter)
-            if not queue:
-                del self._queues[caller]
+        if waiter.granted.cancelled():
+            self._queue.remove(caller, waiter)
+        elif waiter.granted.exception() is None:
+            # Otherwise it was evicted at the same moment, and has no slots.
+            self.in_use -= waiter.slots
         self._wake()
 
     def _wake(self) -> None:
-        """Grant free slots to waiting requests. The next one in turn is never overtaken by one that needs fewer."""
-        while self._queues:
-            caller, queue = next(iter(self._queues.items()))
+        """Grant free slots to waiting requests."""
+        while self._queue:
+            waiter = self._queue.first()
             # Not computed at arrival, because the limit may have been lowered since.
-            queue[0].slots = min(queue[0].requested, self.limit)
-            if self.in_use + queue[0].slots > self.limit:
+            waiter.slots = min(waiter.requested, self.limit)
+            if self.in_use + waiter.slots > self.limit:
                 return
-            waiter = queue.popleft()
-            self.waiting -= 1
-            self._queues.move_to_end(caller)
-            if not queue:
-                del self._queues[caller]
+            self._queue.pop_first()
             if not waiter.granted.cancelled():
                 self.in_use += waiter.slots
                 waiter.granted.set_result(None)

@@ -1,33 +1,36 @@
 """Share the memory for decoding fairly between callers, with paid results before unpaid inputs."""
 
 import asyncio
-from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from app.fair_queue import FairQueue
+
 
 @dataclass(slots=True, eq=False)
-class _Claim:
+class _WaitingWork:
     memory: int
     granted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 @dataclass(slots=True)
-class _Class:
-    """Work of one kind: which part of the whole it may use, and who waits, each caller's work in order of arrival."""
+class _WorkKind:
+    """Work of one kind: which part of the whole it may use, and who waits."""
 
     memory: int
     count: int
-    queues: OrderedDict[str, deque[_Claim]] = field(default_factory=OrderedDict)
+    queue: FairQueue[_WaitingWork] = field(default_factory=FairQueue)
 
 
 class MemoryBudget:
     """`memory` bytes for at most `count` pieces of work at once.
 
-    Callers who wait get their turn in rotation, so that many images of one caller do not delay the single image of
-    another. Paid work comes first, and unpaid work always leaves one place and an eighth of the memory to it. The next
-    in turn is never overtaken by one that needs less.
+    Paid work comes first, and unpaid work always leaves room for one piece of it with an eighth of the memory. Of each
+    kind, callers who wait get their turn in rotation. The next in turn is never overtaken by one that needs less.
+
+    A `FairSemaphore` counts one thing for one kind of work, and refuses a request when too many wait. Here nobody is
+    refused: whoever waits belongs to a request that has a slot already.
 
     Attributes:
         memory: Bytes in all.
@@ -41,8 +44,8 @@ class MemoryBudget:
         self.share = memory // 8
         self.in_use = 0
         self.running = 0
-        self._paid = _Class(memory, count)
-        self._unpaid = _Class(memory - self.share, max(1, count - 1))
+        self._paid = _WorkKind(memory, count)
+        self._unpaid = _WorkKind(memory - self.share, max(1, count - 1))
 
     def limit(self, *, paid: bool) -> int:
         """Return how many bytes one piece of work may have at most."""
@@ -51,9 +54,9 @@ class MemoryBudget:
     @asynccontextmanager
     async def hold(self, caller: str, memory: int, *, paid: bool) -> AsyncIterator[None]:
         """Hold `memory` bytes, which must be no more than `limit`."""
-        waiter = _Claim(memory)
+        waiter = _WaitingWork(memory)
         kind = self._paid if paid else self._unpaid
-        kind.queues.setdefault(caller, deque()).append(waiter)
+        kind.queue.append(caller, waiter)
         self._grant()
         try:
             await waiter.granted
@@ -65,17 +68,13 @@ class MemoryBudget:
         finally:
             self._release(memory)
 
-    def _leave(self, kind: _Class, caller: str, waiter: _Claim) -> None:
+    def _leave(self, kind: _WorkKind, caller: str, waiter: _WaitingWork) -> None:
         """Remove a waiter that was canceled, or return what it was granted at the same moment."""
-        if not waiter.granted.cancelled():
+        if waiter.granted.cancelled():
+            kind.queue.remove(caller, waiter)
+            self._grant()
+        else:
             self._release(waiter.memory)
-            return
-        queue = kind.queues.get(caller, deque())
-        if waiter in queue:
-            queue.remove(waiter)
-            if not queue:
-                del kind.queues[caller]
-        self._grant()
 
     def _release(self, memory: int) -> None:
         self.in_use -= memory
@@ -85,14 +84,11 @@ class MemoryBudget:
     def _grant(self) -> None:
         """Grant what fits, paid work first."""
         for kind in (self._paid, self._unpaid):
-            while kind.queues:
-                caller, queue = next(iter(kind.queues.items()))
-                if self.running >= kind.count or self.in_use + queue[0].memory > kind.memory:
+            while kind.queue:
+                waiter = kind.queue.first()
+                if self.running >= kind.count or self.in_use + waiter.memory > kind.memory:
                     return
-                waiter = queue.popleft()
-                kind.queues.move_to_end(caller)
-                if not queue:
-                    del kind.queues[caller]
+                kind.queue.pop_first()
                 if not waiter.granted.cancelled():
                     self.in_use += waiter.memory
                     self.running += 1

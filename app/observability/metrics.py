@@ -162,9 +162,12 @@ _LAG = Histogram(
 class SlotUsage(Protocol):
     """The part of `FairSemaphore` that is measured; this package must not import it."""
 
-    in_use: int
-    waiting: int
-    limit: int
+    @property
+    def in_use(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def limit(self) -> int: ...
 
 
 async def sample_gauges(

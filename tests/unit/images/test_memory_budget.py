@@ -108,7 +108,7 @@ def test_paid_work_comes_before_unpaid_work_that_waited_longer() -> None:
     run(scenario())
 
 
-def test_unpaid_work_leaves_a_place_and_memory_to_paid_work() -> None:
+def test_unpaid_work_leaves_a_process_and_memory_to_paid_work() -> None:
     async def scenario() -> None:
         budget = MemoryBudget(MEMORY, COUNT)
         assert (budget.limit(paid=True), budget.limit(paid=False), budget.share) == (80, 70, 10)

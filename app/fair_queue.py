@@ -1,0 +1,59 @@
+"""A queue that is fair between callers."""
+
+from collections import OrderedDict, deque
+from typing import Generic, TypeVar
+
+W = TypeVar("W")
+
+
+class FairQueue(Generic[W]):
+    """Those who wait: callers in rotation, each caller's in order of arrival.
+
+    So two hundred requests of one caller do not delay the single request of another.
+    """
+
+    def __init__(self) -> None:
+        self._by_caller: OrderedDict[str, deque[W]] = OrderedDict()
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def count_of(self, caller: str) -> int:
+        """Return how many of a caller wait."""
+        return len(self._by_caller.get(caller, ()))
+
+    def append(self, caller: str, waiter: W) -> None:
+        """Let one more wait, behind all others of its caller."""
+        self._by_caller.setdefault(caller, deque()).append(waiter)
+        self._length += 1
+
+    def first(self) -> W:
+        """Return the next in turn, without a change. There must be one."""
+        return next(iter(self._by_caller.values()))[0]
+
+    def pop_first(self) -> W:
+        """Remove and return the next in turn. Its caller is the last in turn then."""
+        caller, waiters = next(iter(self._by_caller.items()))
+        self._by_caller.move_to_end(caller)
+        waiter = waiters[0]
+        self.remove(caller, waiter)
+        return waiter
+
+    def largest_caller(self) -> str | None:
+        """Return the caller of whom most wait; None if nobody waits."""
+        return max(self._by_caller, key=self.count_of, default=None)
+
+    def last_of(self, caller: str) -> W:
+        """Return the last to arrive of a caller of whom some wait."""
+        return self._by_caller[caller][-1]
+
+    def remove(self, caller: str, waiter: W) -> None:
+        """Remove one, if it waits."""
+        waiters = self._by_caller.get(caller, deque())
+        if waiter not in waiters:
+            return
+        waiters.remove(waiter)
+        self._length -= 1
+        if not waiters:
+            del self._by_caller[caller]
