@@ -34,7 +34,7 @@ _MAX_PATH = 300
 
 _SECONDARY_PATH = re.compile(
     r"(?:^|[/_.-])(?:thumb(?:nail)?s?|previews?|drafts?|tmb|logo|icons?|favicons?|emojis?|flags?|avatars?|banners?|qr(?:code)?|ads?"
-    r"|advert\w*|(?<!no[_-])(?<!non[_-])(?<!without[_-])watermark(?:ed)?)(?=[/_.?-]|$)",
+    r"|advert\w*|(?<=/)(?:header|footer|divider|separator)(?=\.)|(?<!no[_-])(?<!non[_-])(?<!without[_-])watermark(?:ed)?)(?=[/_.?-]|$)",
     re.IGNORECASE,
 )
 #: Searched in the label only: the line above a result often counts up to 100 %.

@@ -12,6 +12,12 @@ _Key = TypeVar("_Key", bound=Hashable)
 #: A word of a key: camelCase, snake_case and kebab-case are all split.
 _KEY_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
 
+#: What says in a key that an image has no mark of the vendor over it, which is all that is to be said.
+_UNMARKED = re.compile(
+    r"(?:(?:no|non|without|clean|remove|removed)[_-]?|(?<![a-z])un)watermark(?:ed|s)?|watermark[_-]?(?:free|less|removed)",
+    re.IGNORECASE,
+)
+
 #: A key with one of these words holds something beside the result: the input, reasoning, a citation, a thumbnail.
 AUXILIARY_WORDS = frozenset(
     """
@@ -19,7 +25,7 @@ AUXILIARY_WORDS = frozenset(
     error errors favicon frame get grounding help homepage icon init input inputs logo logprobs mask messages
     moderation page parameters partial permalink policy poster preview previews profile prompt reasoning ref
     reference referenced references refusal request search self sources status support terms thinking thought
-    thoughts thumb thumbnail thumbnails thumbs tmb usage video videos watermark web webhook website
+    thoughts thumb thumbnail thumbnails thumbs tmb usage video videos web webhook website
     """.split()
 )
 #: The same, unless the key also says that it is a result: these belong to somebody else or to an earlier request.
@@ -29,16 +35,17 @@ FOREIGN_WORDS = frozenset(
     """.split()
 )
 #: A key or a label with one of these words holds an image that counts less than any other: one that the client has sent
-#: to be used, or an advertisement. A product may as well paint such images, so they count where there is nothing else.
+#: to be used, an advertisement, or one with the mark of the vendor over it. A product may as well paint such images, so
+#: they count where there is nothing else.
 BESIDE_WORDS = frozenset(
     """
     ad ads advert banner before canny control controlnet depth pose promo promotion qr qrcode sponsor sponsored
-    style template
+    style template watermark watermarked
     """.split()
 )
 #: Two kinds of keys that mean the image before and the image after the change where both stand in one object. Alone
 #: they mean nothing: "original" is the largest copy beside a thumbnail.
-ORIGIN_WORDS = frozenset("base before from in old original source src".split())
+ORIGIN_WORDS = frozenset("base before from in initial old original source src temp temporary".split())
 OUTCOME_WORDS = frozenset(
     """
     after changed dest destination dst edited enhanced final generated modified new out output outputs processed
@@ -80,6 +87,7 @@ _OTHER_MEANINGS = ((INPUT_WORDS, "input"), (ASIDE_WORDS, "logo"))
 _KNOWN_WORDS = AUXILIARY_WORDS | FOREIGN_WORDS | BYTES_WORDS | RESULT_KEY_WORDS
 #: What the label of an image may consist of to be more than a description of what the image shows.
 _LABEL_WORDS = _KNOWN_WORDS | BESIDE_WORDS | ORIGIN_WORDS | OUTCOME_WORDS
+_NAMES_BESIDE = BESIDE_WORDS | FOREIGN_WORDS | AUXILIARY_WORDS
 
 
 @lru_cache(1024)
@@ -89,10 +97,11 @@ def words_of(key: str) -> frozenset[str]:
     A word of two known words counts as both of them: "imageurl". A key in another language counts as the English words
     with the same meaning.
     """
-    words = [word.lower() for word in _KEY_WORD.findall(key[:80])]
+    key = _UNMARKED.sub("", key[:80])
+    words = [word.lower() for word in _KEY_WORD.findall(key)]
     words += [word.rstrip("0123456789") for word in words]
     parts = {part for word in words if word not in _KNOWN_WORDS for part in _split(word)}
-    text = " ".join(words) if key.isascii() else key[:80].replace("_", " ")
+    text = " ".join(words) if key.isascii() else key.replace("_", " ")
     meanings = _MEANINGS if key.isascii() else (*_MEANINGS, *_OTHER_MEANINGS)
     found = {meaning for pattern, meaning in meanings if pattern.search(text)}
     return frozenset(parts | found | {word for word in words if word in _KNOWN_WORDS or not _split(word)})
@@ -118,7 +127,7 @@ def words_of_label(label: str) -> frozenset[str]:
 
 def names_beside(words: frozenset[str]) -> bool:
     """Check for the words of a key or a label that holds an image beside the result."""
-    return not words.isdisjoint(BESIDE_WORDS | FOREIGN_WORDS | AUXILIARY_WORDS) and words.isdisjoint(OUTCOME_WORDS)
+    return not words.isdisjoint(_NAMES_BESIDE) and words.isdisjoint(OUTCOME_WORDS)
 
 
 def origins_among(named: Mapping[_Key, frozenset[str]]) -> frozenset[_Key]:

@@ -59,10 +59,18 @@ _SOURCE_ATTRIBUTES = frozenset({"srcset", "data-srcset"})
 _OTHER_ATTRIBUTES = frozenset(
     "action cite codebase formaction itemid itemtype manifest ping profile vocab xmlns".split()
 )
+#: Attributes that say what an image shows or is for, by preference, and those that hold any URL.
+_LABELS = (" alt=", " role=", " kind=", " type=", " class=")
+_LINKS = frozenset("content data href src srcset uri url value".split())
+#: The end of an element of XML, whose name says nothing of what follows.
+_END_TAG = re.compile(r"</[^<>]{0,80}>")
 #: What closes the markup around a URL, or opens a title behind it.
 _CLOSING = re.compile(r"[)>\]\"']")
-#: How wide an image is shown, in pixels: as wide as a letter or two, it is an icon.
-_ICON = re.compile(r"\bwidth\s{0,3}[=:]\s{0,3}[\"']?\s{0,3}[0-9]{1,2}(?:px)?(?=[\s\"';/>]|$)", re.IGNORECASE)
+#: How an image is shown: not at all, or as wide as a letter or two, in pixels.
+_ICON = re.compile(
+    r"display\s{0,3}:\s{0,3}none|\bhidden\b|\bwidth\s{0,3}[=:]\s{0,3}[\"']?\s{0,3}[0-9]{1,2}(?:px)?(?=[\s\"';/>]|$)",
+    re.IGNORECASE,
+)
 
 
 class MarkupKind(Enum):
@@ -92,7 +100,7 @@ class UrlMention:
         definition: The name that a Markdown reference definition gives to the URL.
         is_truncated: The text ends before the markup around the URL is closed.
         is_open: The text may end in the middle of the URL.
-        is_icon: The image is shown as large as an icon.
+        is_icon: The image is shown as large as an icon, or is hidden.
     """
 
     kind: MarkupKind
@@ -273,7 +281,9 @@ def _read_html(
     position = start - len(before) + opening
     words = _last_line(text[_end_of_markup(text, previous) : position])
     inside = (before[opening:], text[end : _end_of_tag(text, end)])
-    label = next(filter(None, (_value(part, name) for name in ("alt=", "class=") for part in inside)), "")
+    label = next(filter(None, (_value(part, name) for name in _LABELS for part in inside)), "")
+    if attribute not in _LINKS and not label and not is_image:
+        label = attribute
     picture = before.rfind("<picture", before.rfind("</picture") + 1)
     position = start - len(before) + picture if picture >= 0 else position
     mention = UrlMention(kind, url, start, end, label, words, tag=(attribute, position))
@@ -322,7 +332,9 @@ def _value(tag: str, name: str) -> str:
 
 def _last_line(before: str) -> str:
     """Return the last line with words in front of a URL: the line of the URL, or the one above if that has none."""
-    lines = [line for line in before[-_MAX_WORDS:].splitlines() if line.strip(" \t>*-#`_|:：\"'<([1234567890.")]
+    before = before[-_MAX_WORDS:]
+    before = _END_TAG.sub(" ", before) if "</" in before else before
+    lines = [line for line in before.splitlines() if line.strip(" \t>*-#`_|:：\"'<([1234567890.")]
     return lines[-1] if lines else ""
 
 

@@ -122,7 +122,7 @@ def _reasons_of(node: Mapping[str, Any]) -> Iterator[Reason]:
     status = next((node[key] for key in _STATUS_KEYS if isinstance(node.get(key), str)), "")
     if _FAILED.fullmatch(status) or MODERATION.search(status):
         yield from _failed_call(node, status)
-    elif isinstance(node.get("error"), dict):
+    elif node.get("error") and isinstance(node["error"], dict | str):
         yield from _failed_call(node, "")
     yield from (Reason(key, str(value).lower(), is_refusal=True) for key, value in node.items() if _is_flag(key, value))
     yield from (_reason(key, node[key]) for key in _COMPLAINT_KEYS if isinstance(node.get(key), str) and node[key])

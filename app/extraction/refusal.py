@@ -25,7 +25,9 @@ _REFUSAL = re.compile(
     | \b(enfrei|contrev)\w+ | \bpol[ií]ti(ca|que)s?\ (de\ (conte|uso)|d['’]util) | (filtro|filtre)\ de\ s[eé][gc]ur
     | \binfring\w+ | inapropiad | inapropriad | inadequad | inappropri[ée] | (derechos|direitos)\ (de\ autor|autorais)
     | \bviola\ (l[aei]|gli|il|[ao]s?|nossa|nuestra|las?|los?)\b | in\ strijd\ met | inhoudsbeleid | ongepast
-    | bryter\ mot | innehållspolicy | \bnarusza | \bнаруша | \bпорушу | недопустим | неприемлем | авторск\w+\ прав
+    | \b(bryter|strider|er\ i\ strid)\ (mot|med) | innehållspolicy | retningslinje | sisältökäytän | \bporušuje | \bkrši
+    | irányelv | \b[îi]ncalcă | παραβιάζει | نقض | מדיניות\ התוכן
+    | \bnarusza | \bнаруша | \bпорушу | недопустим | неприемлем | авторск\w+\ прав
     | (систем|фильтр)\w*\ безопасности | \bihlal | uygunsuz | güvenlik\ filtre | vi\ phạm | \bmelanggar
     | (تنتهك|ينتهك|انتهاك) | مرشح\ الأمان | غير\ لائق | उल्लंघन | अनुचित | ละเมิด | ไม่เหมาะสม
     """,

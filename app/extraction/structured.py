@@ -42,7 +42,7 @@ _MAX_KEYS = 200
 #: Objects of these types are never the result, whatever they contain.
 _AUXILIARY_TYPE = re.compile(
     r"(?:url|file|container_file)_?citation|citation|reasoning.*|thinking|redacted_thinking|(?:tool|function|custom_tool)_(?:use|call)"
-    r"|input_.*|(?:.*[_/.])?(?:video|audio|thumbnail|preview|partial_image|search|search_call|search_result)|web_search.*",
+    r"|input_.*|button|(?:.*[_/.])?(?:video|audio|thumbnail|preview|partial_image|search|search_call|search_result)|web_search.*",
     re.IGNORECASE,
 )
 #: Media types of what is no image. Text may hold one, and a name that is no media type ("text") says nothing.
@@ -57,16 +57,18 @@ _SEARCH_WORDS = frozenset({"citation", "citations", "search", "references"})
 _AUTHOR_KEYS = ("role", "belongs_to", "author", "sender")
 #: Keys whose value says what the image of an object is for.
 _LABEL_KEYS = ("role", "kind", "type", "purpose", "label", "name", "title", "category", "tag", "stage")
+#: Words of keys with a value of yes or no: yes says that an image is not the result, or, of the second, that it is.
+_FLAGS = frozenset("draft input mask partial preview reference thumb thumbnail".split())
+_FLAGS_OF_RESULTS = frozenset({"final", "result"})
+_NO_WORDS = frozenset[str]()
 #: Digits of an edge. Python refuses to convert thousands.
 _MAX_DIGITS = 6
 #: Keys whose value says how large the image of an object is.
 _SIZE_KEYS = ("size", "resolution", "label", "name", "kind", "type")
 #: States of a task whose image does not exist yet.
-_UNFINISHED = frozenset(
-    """
-    error failed failure in_progress pending processing queued running starting submitted
-    """.split()
-)
+_UNFINISHED = frozenset("in_progress pending processing queued running starting submitted".split())
+#: States of a task that has no image. What it was called with may stand beside.
+_FAILED = frozenset("canceled cancelled error failed failure rejected".split())
 #: The first bytes of image formats in base64, of BMP too, which are too short to be looked for in prose.
 _MAGIC = (*IMAGE_STARTS, "Qk0")
 #: In the first characters of an AVIF or HEIF file in base64: the letters "ftyp".
@@ -178,9 +180,12 @@ class JsonWalker:
         is_labeled_beside = place.is_secondary or names_beside(_label_of(value))
         has_image, is_search = False, _is_search(value)
         value = _without_smaller_copies(value)
-        origins = origins_among({key: words_of(key) for key in islice(value, _MAX_KEYS)})
-        for key in sorted(islice(value, _MAX_KEYS), key=lambda key: (key in origins, _preference(key))):
-            words = words_of(key)
+        keys = {key: words_of(key) for key in islice(value, _MAX_KEYS)}
+        beside = {key for key, words in keys.items() if names_beside(words)}
+        if len(keys) > 1:
+            beside |= origins_among(keys)
+            keys = dict(sorted(keys.items(), key=lambda item: (item[0] in beside, _preference(*item))))
+        for key, words in keys.items():
             is_variant = isinstance(value[key], str) and bool(words & (LINK_WORDS | IMAGE_WORDS | BYTES_WORDS))
             if is_auxiliary(words) or (is_variant and (has_image or _is_unready(value, key, words))):
                 continue
@@ -188,7 +193,7 @@ class JsonWalker:
                 continue
             count = len(self.fields)
             is_copy = has_image and bool(words & COPIES_WORDS)
-            is_secondary = is_labeled_beside or names_beside(words) or key in origins or is_copy
+            is_secondary = is_labeled_beside or key in beside or is_copy
             inner = _Place(
                 path=f"{place.path}.{key}" if place.path else key,
                 declared=declared or bool(words & IMAGE_WORDS),
@@ -301,7 +306,11 @@ def _is_from_page(value: Mapping[str, Any]) -> bool:
 def _label_of(value: Mapping[str, Any]) -> frozenset[str]:
     """Return the words with which an object says what its image is for."""
     labels = [value[key] for key in _LABEL_KEYS if isinstance(value.get(key), str)]
-    return frozenset[str]().union(*map(words_of_label, labels))
+    for key in [key for key, each in value.items() if each is True or each is False]:
+        words = words_of(key)
+        if words & (_FLAGS if value[key] else _FLAGS_OF_RESULTS):
+            labels.append("draft")
+    return _NO_WORDS.union(*map(words_of_label, labels)) if labels else _NO_WORDS
 
 
 def _without_smaller_copies(value: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -360,15 +369,17 @@ def _declares_image(value: Mapping[str, Any]) -> bool:
 
 
 def _is_unready(value: Mapping[str, Any], key: str, words: frozenset[str]) -> bool:
-    """Check for the URL of an unfinished task: it leads to a page about the task."""
+    """Check for the URL of an unfinished task: it leads to a page about the task, or to its input if it has failed."""
     status = value.get("status") or value.get("state")
-    is_unfinished = isinstance(status, str) and status.lower() in _UNFINISHED
-    return is_unfinished and not words & (IMAGE_WORDS | BYTES_WORDS) and classify_url(value[key]) is not UrlKind.IMAGE
+    state = status.lower() if isinstance(status, str) else ""
+    if state in _FAILED:
+        return not words & BYTES_WORDS
+    is_page = not words & (IMAGE_WORDS | BYTES_WORDS) and classify_url(value[key]) is not UrlKind.IMAGE
+    return state in _UNFINISHED and is_page
 
 
-def _preference(key: str) -> int:
+def _preference(key: str, words: frozenset[str]) -> int:
     """Order keys: bytes first, since they save a download; then a key that says image; then one that says only link."""
-    words = words_of(key)
     return 0 if words & BYTES_WORDS else 1 if words & IMAGE_WORDS else 2 if key == "url" else 3
 
 

@@ -57,7 +57,8 @@ _PLACEHOLDER = re.compile(
     r"placeholder|placehold\.|dummyimage|fakeimg|lorempixel|//(?:img\.)?shields\.io|//badgen\.net|/badges?/"
     r"|[/_.=-](?:your|insert)[-_]?(?:generated)?[-_]?(?:image|img|picture|photo|file|url|link|domain|cdn|bucket|host|server)s?\b"
     r"|/path[-_/]to[-_/]|image[-_]url[-_]here|\bx{3,}\b|[{<\[][a-z_ ]{0,20}(?:url|id|image)[}>\]]|\.\.\.|…"
-    r"|[/_-](?:spinner|loading|loader|spacer|blank)[-_0-9x]{0,12}\.(?:gif|png|svg|webp)|[/_-]pixel\.gif|//encrypted-tbn[0-9]|[?&]q=tbn:|/th\?id=oip"
+    r"|[/_-](?:spinner|loading|loader|spacer|blank)[-_0-9x]{0,12}\.(?:gif|png|svg|webp)"
+    r"|[/_-](?:track(?:er|ing)?|pixel|beacon)(?:\.gif(?:\?|$)|(?:\.png)?\?)|^https?://[\w-]*/?$|//encrypted-tbn[0-9]|[?&]q=tbn:|/th\?id=oip"
 )
 _HOST = re.compile(r"(?:[^\s/?#@]{1,200}@)?(?:\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(?::[0-9]{0,5})?", re.IGNORECASE)
 #: What an HTML entity in a URL may stand for.
@@ -203,6 +204,10 @@ def read_bare_url(text: str, start: int, *, in_emphasis: bool) -> tuple[str, int
         url = url[: name.end()]
     url = _cut_non_ascii(_cut_parenthesis(url)).rstrip(".,;:!?'*~$%" + ("_" if in_emphasis else ""))
     url = url.removesuffix("==") if text.startswith("==", start - 2) else url
+    if url.endswith(("_", "-")) and classify_url(url) is not UrlKind.IMAGE:
+        # "__URL__" closes emphasis that may begin far in front, "URL--" goes on with words.
+        plain = url.rstrip("_-")
+        url = plain if classify_url(plain) is UrlKind.IMAGE else url
     return url, start + len(url)
 
 

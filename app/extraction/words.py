@@ -73,7 +73,8 @@ ASIDE_WORDS = compile_words(
     recomendações you_may_also_like more_from 猜你喜欢 猜你喜歡 推荐 推薦 おすすめ 추천 打赏 打賞 赞赏 logo icon avatar
     banner badge qr_code qr sponsor sponsored advert* ad ads werbung anzeige publicité
     publicidad publicidade pubblicità reclame reklam* reklama iklan quảng_cáo реклам* 类似 類似 示例 头像 頭像 图标
-    圖標 广告 廣告 推广 推廣 赞助 贊助 二维码 二維碼 客服 広告 광고 إعلان विज्ञापन โฆษณา join_us follow_us
+    圖標 入群 入qq群 加qq群 profile_pic*
+    广告 廣告 推广 推廣 赞助 贊助 二维码 二維碼 客服 広告 광고 إعلان विज्ञापन โฆษณา join_us follow_us
     相似 関連画像 parecid* semelhant* подібн* benzer* 비슷한
     example:* sample:* beispiel:* exemple:* ejemplo:* exemplo:* esempio:* voorbeeld:* пример:*
     subscribe donate buy_me_a_coffee patreon discord telegram телеграм* whatsapp wechat weixin 微信 关注 關注 フォロー
@@ -173,7 +174,8 @@ SIZE_WORDS = (
     ),
     compile_words(
         """
-        m md mid medium middle mittel* moyen* median* médi* medi* gemiddeld* średni* orta sedang vừa trung_bình
+        m md mid medium middle regular sd
+        mittel* moyen* median* médi* medi* gemiddeld* średni* orta sedang vừa trung_bình
         средн* 中 中图 中圖 중간 متوسط متوسطة मध्यम กลาง
         """
     ),

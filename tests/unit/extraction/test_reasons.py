@@ -70,6 +70,7 @@ CASES = (
     Case("a status that names the safety system", {"status": "Content Moderated", "result": None}, f"{REJECTED} (status Content Moderated).", True),
     Case("each image failed", {"data": [{"error": {"code": "OutputImageSensitiveContentDetected", "message": "m"}}]}, f"{REJECTED} (error OutputImageSensitiveContentDetected: m).", True),
     Case("each image failed, for another reason", {"data": [{"error": {"message": "m"}}, {"error": {}}]}, f"{NO_IMAGE} (error m). It said nothing."),
+    Case("each image failed, in words", {"images": [{"url": None, "error": "blocked by moderation"}]}, f"{REJECTED} (error blocked by moderation).", True),
     Case("xAI's mark", {"data": [{"url": None, "respect_moderation": False}]}, f"{REJECTED} (respect_moderation false).", True),
     Case("marks of fal", {"images": [], "has_nsfw_concepts": [True]}, f"{REJECTED} (has_nsfw_concepts [true]).", True),
     Case("Azure's filter", {"content_filter_results": {"sexual": {"filtered": True}, "hate": {"filtered": False}}}, f"{REJECTED} (filtered true).", True),

@@ -50,6 +50,7 @@ CASES = [
     Case("a list of sizes without images", {"sizes": [{"width": 64}, {"width": 1024, "url": URL}]}, [URL]),
     Case("a URL with words behind it", {"text": "https://h/fox.png is here"}, [], ["https://h/fox.png is here"]),
     Case("two URLs in one string", {"text": "https://h/a https://h/b.png"}, [], ["https://h/a https://h/b.png"]),
+    Case("bytes of a failed task", {"status": "failed", "b64_json": PNG}, [PNG]),
     Case("bytes under any key", {"result": PNG}, [PNG]),
     Case("bytes as a data URL", {"x": f"data:image/png;base64,{PNG}"}, [PNG]),
     Case("bytes behind half a data URL", {"x": f"image/png;base64,{PNG}"}, [PNG]),
