@@ -72,7 +72,8 @@ def client_fields(request: ImagesRequest, dialect: Dialect) -> set[str]:
     own = {request.quality, request.style, request.background}
     if request.asked_size != "auto":
         own |= {request.upstream_size_text or "", request.aspect_ratio, request.resolution}
-    paths = {wish.place for wish in _wishes(request, dialect) if wish.value in own} - {PREFIX, WORDS}
+    wishes = _wishes(request, dialect, _requested_size(request))
+    paths = {wish.place for wish in wishes if wish.value in own} - {PREFIX, WORDS}
     return paths | {name for name in ("metadata", "user") if getattr(request, name)}
 
 
@@ -123,9 +124,10 @@ def chat_body(chat: ChatRequest, dialect: Dialect, model: str) -> dict[str, Any]
     """Return the body as JSON values, with the bytes of images as `Base64String`."""
     request = chat.request
     images = [{"type": "image_url", "image_url": {"url": url}} for url in chat.image_urls]
-    wishes = list(_wishes(request, dialect))
+    size = _requested_size(request)
+    wishes = list(_wishes(request, dialect, size))
     body: dict[str, Any] = {
-        "model": dialect.model(model, _requested_size(request)),
+        "model": dialect.model(model, size),
         "messages": [{"role": "user", "content": [{"type": "text", "text": _text(request, dialect, wishes)}, *images]}],
     }
     if dialect.modalities:
@@ -140,10 +142,10 @@ def chat_body(chat: ChatRequest, dialect: Dialect, model: str) -> dict[str, Any]
     return body
 
 
-def _wishes(request: ImagesRequest, dialect: Dialect) -> Iterator[_Wish]:
-    """Yield what is asked for and has a place in the dialect."""
+def _wishes(request: ImagesRequest, dialect: Dialect, size: RequestedSize | None) -> Iterator[_Wish]:
+    """Yield what is asked for and has a place in the dialect. `size`: that of the request."""
     for place, form in dialect.size.items():
-        if value := dialect.size_at(place, _requested_size(request)):
+        if value := dialect.size_at(place, size):
             yield _Wish(place, value, form)
     if request.quality is not None:
         quality = dialect.qualities.get(request.quality, request.quality)

@@ -103,7 +103,7 @@ class Dialect:
 
     def model(self, name: str, wish: RequestedSize | None) -> str:
         """Return the model's name with the suffixes for a size."""
-        if wish is None:
+        if wish is None or not self.model_suffixes:
             return name
         return name + "".join(self.model_suffixes[key] for key in _nearest_keys(self.model_suffixes, wish))
 

@@ -1,7 +1,6 @@
 """Build responses of the Images API: one JSON object, or one event per image, with OpenAI's order of keys."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -96,8 +95,11 @@ def link_matches_request(url: str, request: ImagesRequest) -> bool:
         return False
     requested = request.output_format
     compressed = requested not in {None, "png"} and request.output_compression not in {None, 100}
-    path = re.split("[?#]", url, maxsplit=1)[0]
-    return not compressed and (requested is None or path.lower().endswith(_ENDINGS[requested]))
+    return not compressed and (requested is None or _path_of(url).endswith(_ENDINGS[requested]))
+
+
+def _path_of(url: str) -> str:
+    return url.partition("#")[0].partition("?")[0].lower()
 
 
 def unmet_wishes(request: ImagesRequest, info: ImageInfo) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from app.protocol.validation_errors import (
 
 Schema = dict[str, Any]
 
-_ONE_LINE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*"
+_ONE_LINE = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,8 @@ _INVISIBLE = {"Zs", "Zl", "Zp", "Cc", "Cf"}
 
 
 def has_visible_character(text: str) -> bool:
-    return any(unicodedata.category(character) not in _INVISIBLE for character in text)
+    # Most texts begin with a letter.
+    return text[:1].isalnum() or any(unicodedata.category(character) not in _INVISIBLE for character in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class TextParam:
             raise empty_text(name) if not value else blank_text(name)
         if len(value) > self.maximum:
             raise too_long(name, self.maximum, len(value))
-        if self.one_line and not re.fullmatch(_ONE_LINE, value):
+        if self.one_line and not _ONE_LINE.fullmatch(value):
             message = f"Invalid '{name}': control characters are not allowed."
             raise InvalidRequest(message, param=name, code="invalid_value")
         return value or None
@@ -95,7 +96,7 @@ class TextParam:
 
     def schema(self, form: bool) -> Schema:
         schema: Schema = {"type": "string", "minLength": self.minimum, "maxLength": self.maximum}
-        return schema | {"pattern": f"^{_ONE_LINE}$"} if self.one_line else schema
+        return schema | {"pattern": f"^{_ONE_LINE.pattern}$"} if self.one_line else schema
 
 
 @dataclass(frozen=True, slots=True)

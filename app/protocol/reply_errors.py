@@ -26,6 +26,8 @@ _ERROR_KEYS = (
 _ERROR_PLACES = ("error", "errors", "detail", "fault")
 #: What relays call the code and the message in an object that says how a request went, in lower case.
 _CODE_KEYS = ("code", "status_code", "statuscode", "error_code", "errorcode", "errcode", "ret", "ret_code")
+#: In lower case; an object without these keys says nothing of a failure.
+_CODED = frozenset(("error", *_CODE_KEYS))
 _MESSAGE_KEYS = (
     *("message", "msg", "status_msg", "statusmsg", "error_msg", "errormsg", "errmsg", "error_message"),
     *("error_description", "description", "status_message", "errormessage"),
@@ -78,6 +80,8 @@ def _find_inner_error(document: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _coded_error(node: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what an object says of a failure: its error, or a message with a code other than those of success."""
+    if _CODED.isdisjoint(map(str.lower, node)):
+        return None
     lower = {key.lower(): value for key, value in node.items()}
     error = lower.get("error")
     if isinstance(error, dict):

@@ -10,7 +10,7 @@ from app.protocol.ignored_parameters import ignored_parameters, is_reserved_meta
 from app.protocol.image_request import PARAMETERS, PARAMETERS_OF, ImagesRequest
 from app.protocol.misplaced_images import FREE_VALUES, place_form_images, place_json_images
 from app.protocol.nested_sizes import lift_form_sizes, lift_sizes
-from app.protocol.parameters import FormPart, Operation, Parameter, ParameterType, is_lowered
+from app.protocol.parameters import ChoiceParam, FormPart, Operation, Parameter, ParameterType, is_lowered
 from app.protocol.size_fit import SizeMode
 from app.protocol.size_wishes import SizeParam, TierParam, resolve_size
 from app.protocol.validation_errors import conflicting_values, missing_parameter
@@ -35,6 +35,7 @@ class ParameterTable:
         required: The places of those that every request needs.
         never_null: Their names. For all others, null means that they are missing.
         checked: The names whose values cannot hold an image that belongs elsewhere.
+        lowering: The places of those of which some values ask for more than they give.
     """
 
     rows: tuple[Parameter, ...]
@@ -43,6 +44,7 @@ class ParameterTable:
     required: frozenset[int]
     never_null: frozenset[str]
     checked: frozenset[str]
+    lowering: frozenset[int]
 
 
 def parameter_table(rows: tuple[Parameter, ...], *, form: bool) -> ParameterTable:
@@ -50,7 +52,11 @@ def parameter_table(rows: tuple[Parameter, ...], *, form: bool) -> ParameterTabl
     places = {name: place for place, each in enumerate(names) for name in each}
     required = frozenset(place for place, row in enumerate(rows) if row.required)
     never_null = frozenset(names[place][0] for place in required)
-    return ParameterTable(rows, names, places, required, never_null, frozenset(places.keys() - FREE_VALUES))
+    checked = frozenset(places.keys() - FREE_VALUES)
+    lowering = frozenset(
+        place for place, row in enumerate(rows) if isinstance(row.type, ChoiceParam) and row.type.lowered
+    )
+    return ParameterTable(rows, names, places, required, never_null, checked, lowering)
 
 
 #: By operation, and whether the body is a form.
@@ -128,7 +134,7 @@ def _read(
         value = (kind.from_form if form else kind.from_json)(name, given[name])
         if value is not None:
             values[parameter.name] = value
-        if is_lowered(parameter.type, given[name]):
+        if place in table.lowering and is_lowered(parameter.type, given[name]):
             lowered.append(name)
     _check_combinations(values)
     unknown = [name for name in given if name not in used]

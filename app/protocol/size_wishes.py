@@ -212,7 +212,9 @@ def resolve_size(operation: Operation, values: Mapping[str, Any], mode: SizeMode
     tiers = [(name, wish.tier) for name, wish in wishes.items() if wish.tier]
     if len(wishes) > 1:
         _refuse_contradictions(sizes, ratios, tiers)
-    size, ratio, tier = (found[0][1] if found else None for found in (sizes, ratios, tiers))
+    size = sizes[0][1] if sizes else None
+    ratio = ratios[0][1] if ratios else None
+    tier = tiers[0][1] if tiers else None
     if size is None and ratio:
         size = size_for(ratio.quotient, tier)
     elif size is None and tier and operation is Operation.GENERATION:

@@ -16,7 +16,8 @@ MAX_ASPECT_RATIO = 3
 MAX_PIXELS = 3840 * 2160
 MIN_PIXELS = 655_360
 
-#: Sizes that are judged once: clients send the same few, and each is judged six times in a request.
+#: Sizes that are judged once: clients send the same few, and each is judged six times in a request. They are remembered
+#: by their edges: to hash and compare a dataclass takes three calls.
 _REMEMBERED_SIZES = 256
 
 
@@ -38,7 +39,7 @@ class Size:
     @property
     def upstream_size(self) -> "Size":
         """The legal size to request upstream. The image is fitted to another size afterwards, see `size_fit`."""
-        return _upstream_size(self)
+        return _upstream_size(self.width, self.height)
 
 
 #: The small squares of dall-e-2. Clients still send them by default, but no upstream generates them any more.
@@ -46,7 +47,8 @@ LEGACY_SIZES = {Size(256, 256): Size(1024, 1024), Size(512, 512): Size(1024, 102
 
 
 @lru_cache(_REMEMBERED_SIZES)
-def _upstream_size(size: Size) -> Size:
+def _upstream_size(width: int, height: int) -> Size:
+    size = Size(width, height)
     return size if is_legal(size) else LEGACY_SIZES.get(size) or covering_size(size)
 
 
@@ -54,8 +56,9 @@ def _upstream_size(size: Size) -> Size:
 _PIXELS = re.compile(r"([1-9][0-9]{0,8}) ?[xX×✕*] ?([1-9][0-9]{0,8})(?: ?px)?")
 
 
-def _broken_rule(size: Size) -> str | None:
-    short, long = sorted((size.width, size.height))
+@lru_cache(_REMEMBERED_SIZES)
+def _broken_rule(width: int, height: int) -> str | None:
+    short, long = sorted((width, height))
     rules = (
         (short % SIZE_MULTIPLE or long % SIZE_MULTIPLE, f"Width and height must both be divisible by {SIZE_MULTIPLE}."),
         (long > MAX_EDGE, f"The longest edge must be less than or equal to {MAX_EDGE}."),
@@ -69,10 +72,9 @@ def _broken_rule(size: Size) -> str | None:
     return next((rule for broken, rule in rules if broken), None)
 
 
-@lru_cache(_REMEMBERED_SIZES)
 def is_legal(size: Size) -> bool:
     """Return whether upstreams make images of this size."""
-    return _broken_rule(size) is None
+    return _broken_rule(size.width, size.height) is None
 
 
 def parse_pixels(text: str) -> Size | None:
@@ -97,9 +99,9 @@ def parse_size(text: str, param: str = "size") -> Size | None:
 
 def check_size(size: Size, text: str, param: str) -> Size:
     """Return the size if it is legal or a legacy size; `text` is how the client wrote it. Raises `UserError`."""
-    if size in LEGACY_SIZES or is_legal(size):
+    rule = _broken_rule(size.width, size.height)
+    if rule is None or size in LEGACY_SIZES:
         return size
-    rule = _broken_rule(size)
     nearest = " and ".join(map(str, nearest_sizes(size)))
     raise invalid_size(text, f"{rule} The nearest legal sizes are {nearest}.", param)
 
