@@ -4,11 +4,11 @@ An image that was paid for and finds the disk full can be delivered only to a cl
 for the images of a request is reserved before the upstream is asked: a request without room gets a free 503.
 """
 
+import asyncio
 import math
 import os
 import resource
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Self
@@ -67,7 +67,7 @@ class Capacity:
     clock: Callable[[], float] = time.monotonic
     _reserved: int = 0
     _reserved_to_store: int = 0
-    _uploads: Counter[str] = field(default_factory=Counter)
+    _uploads: dict[str, int] = field(default_factory=dict)
     _all_uploads: int = 0
     _opened: int = 0
     _limit: int = 0
@@ -76,13 +76,20 @@ class Capacity:
     _measured_at: float = -math.inf
     _free_to_store: int | None = None
     _store_measured_at: float = -math.inf
+    _store_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def free_to_store(self, measure: Callable[[], Awaitable[int | None]]) -> int | None:
         """Return the bytes that are free in the image store, None if unknown, as `measure` has told a moment ago."""
-        now = self.clock()
-        if now - self._store_measured_at >= _MEASURE_EVERY:
-            self._free_to_store, self._store_measured_at = await measure(), now
+        if self.clock() - self._store_measured_at >= _MEASURE_EVERY:
+            await self._measure_store(measure)
         return self._free_to_store
+
+    async def _measure_store(self, measure: Callable[[], Awaitable[int | None]]) -> None:
+        async with self._store_lock:
+            # All that have come during one measurement take its result, or each would start a thread.
+            if self.clock() - self._store_measured_at >= _MEASURE_EVERY:
+                self._free_to_store = await measure()
+                self._store_measured_at = self.clock()
 
     def reserve(self, images: int, pixels: int, free_to_store: int | None = None) -> "ReservedRoom":
         """Hold room for `images` images of `pixels` each, until the end of a `with`.
@@ -128,10 +135,10 @@ class Capacity:
 
     def _count_upload(self, caller: str, more: int) -> None:
         """Add bytes to those under way, in a time that does not depend on the number of callers."""
-        self._uploads[caller] += more
         self._all_uploads += more
+        self._uploads[caller] = self._uploads.get(caller, 0) + more
         if not self._uploads[caller]:
-            # Counters keep names with a count of 0, and there may be many callers.
+            # There may be many callers.
             del self._uploads[caller]
 
     def _check_disk(self, size: int) -> None:
@@ -214,7 +221,7 @@ class Upload:
         if more <= 0:
             return
         capacity, most = self.capacity, self.capacity.max_uploads
-        if capacity._uploads[self.caller] + more > most // 2:
+        if capacity._uploads.get(self.caller, 0) + more > most // 2:
             raise RateLimited(_CALLERS_UPLOADS, retry_after=_RETRY_AFTER)
         if capacity._all_uploads + more > most:
             raise _unavailable(_NO_UPLOADS, f"more than LIMNER_MAX_UPLOAD_BYTES ({most}) are being received")

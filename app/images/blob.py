@@ -306,7 +306,7 @@ class Spool:
     @property
     def size(self) -> int:
         """The bytes of all blobs."""
-        return sum(blob.size for blob in self._blobs)
+        return sum([blob.size for blob in self._blobs])
 
     def new_blob(self, *, with_checksum: bool = False, is_paid: bool = False) -> Blob:
         return self.add(Blob(self._directory, memory=self._memory, with_checksum=with_checksum, is_paid=is_paid))

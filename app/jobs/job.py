@@ -28,6 +28,8 @@ class JobKey:
         is_retry: The client says that it is repeating a request. Not a part of the identity.
         counts_attempts: The client says with each request whether it is repeating one. Not a part of the identity.
         is_task: The result is kept for as long as one under an idempotency key. Not a part of the identity.
+        group: Where the registry and the job table look, often for each request: under the idempotency key, or else
+            under the fingerprint.
     """
 
     caller: str
@@ -36,16 +38,16 @@ class JobKey:
     is_retry: bool = False
     counts_attempts: bool = False
     is_task: bool = False
+    group: tuple[str, str] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        name = f"what {self.fingerprint}" if self.key is None else f"key {self.key}"
+        self.group = self.caller, name  # type: ignore[misc]  # nobody has the key yet
 
     @property
     def is_kept_long(self) -> bool:
         """Whether the result is kept for as long as idempotency keys are."""
         return self.is_task or self.key is not None
-
-    @property
-    def group(self) -> tuple[str, str]:
-        """Where the registry and the job table look: under the idempotency key, or else under the fingerprint."""
-        return self.caller, f"what {self.fingerprint}" if self.key is None else f"key {self.key}"
 
 
 class Joining(StrEnum):
@@ -108,14 +110,15 @@ class Job:
     @property
     def held_bytes(self) -> int:
         """Bytes of images, in memory or in files, and of the paid replies."""
-        return self.spool.size + sum(reply.size for reply in self.paid_replies)
+        return self.spool.size + sum([reply.size for reply in self.paid_replies])
 
     def drop_unneeded(self) -> None:
         """Drop the input images and the text of the replies of a run that has ended: only redelivery needs them."""
         if self.run.is_done and not self.needs_redelivery:
             self.paid_replies[:] = [reply.without_text() for reply in self.paid_replies]
             drafts = [item.image for item in self.run.items if isinstance(item, PartialImage)]
-            images = [*drafts, *(() if self.run.result is None else self.run.result.images)]
+            result = self.run.result
+            images = [*drafts, *(() if result is None else result.images)]
             self.spool.close_all_but([image.delivered_source for image in images])
 
     @property
@@ -180,8 +183,9 @@ class Job:
     @property
     def is_only_for_retries(self) -> bool:
         """Whether a client has got everything, so that only a request that says it is a retry may join."""
-        is_wanted = self.is_awaited_later or self.needs_redelivery or self.key.key is not None
-        return self.delivered and not self.has_failed and not is_wanted
+        if not self.delivered or self.has_failed:
+            return False
+        return not self.is_awaited_later and self.key.key is None
 
     @property
     def should_retain(self) -> bool:

@@ -88,7 +88,7 @@ class Retention:
         """Yield jobs for which there is no room. The caller forgets each of them before it asks for the next."""
         while len(self._droppable) > self._max_count:
             yield next(each for each in self._by_class if each.count).oldest_of_largest(by_size=False)
-        while sum(each.size for each in self._by_class) > self._max_size:
+        while sum([each.size for each in self._by_class]) > self._max_size:
             yield next(each for each in self._by_class if each.size).oldest_of_largest(by_size=True)
 
     def dispensable(self, size: int) -> Iterator[Job]:

@@ -47,7 +47,7 @@ class JobTable(Generic[J]):
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         """Keep outcomes for `ttl` seconds, and for `key_ttl` those of tasks and under an idempotency key."""
-        self._state = state
+        self._state, self.is_shared = state, state.is_shared
         self._ttl, self._key_ttl = ttl, key_ttl
         self._timings = timings
         self._sleep = sleep
@@ -58,11 +58,6 @@ class JobTable(Generic[J]):
         self._claims: dict[str, int] = {}
         self._sequence = 0
         self._has_answered = True
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether there may be other replicas."""
-        return self._state.is_shared
 
     def owns(self, job: J) -> bool:
         """Return whether this replica gives heartbeats for the job.

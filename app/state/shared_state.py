@@ -44,6 +44,8 @@ class SharedState:
 
     While Redis is down, this process counts alone; with `fail_closed` it refuses what needs the shared state. After a
     failure no command is sent for a second; then one caller tries Redis again, and the others do not wait for it.
+
+    `is_shared`: whether a Redis is configured, even if it is down.
     """
 
     def __init__(self, url: str, *, fail_closed: bool, now: Callable[[], float] = time.monotonic) -> None:
@@ -53,14 +55,10 @@ class SharedState:
         self._retry_at: float | None = None
         self._connection_errors: tuple[type[Exception], ...] = (OSError,)
         self._redis = None if url == "memory:" else self._connect(url)
+        self.is_shared = self._redis is not None
         self._redis_counters = None if self._redis is None else _open_counters(self._redis)
         self._local_counters: Counters = LocalCounters()
         self._scripts: dict[str, AsyncScript] = {}
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether a Redis is configured, even if it is down."""
-        return self._redis is not None
 
     @property
     def is_down(self) -> bool:

@@ -111,7 +111,7 @@ def stall(wire: RawConnection) -> None:
 
 def wait_for_uploads(limner: RunningLimner, count: int) -> None:
     uploads = limner.service.capacity._uploads
-    wait_until(lambda: uploads.total() == 9 * count)
+    wait_until(lambda: sum(uploads.values()) == 9 * count)
 
 
 def test_clients_that_stall_or_leave_keep_no_place_from_others() -> None:

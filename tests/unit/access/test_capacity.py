@@ -157,6 +157,23 @@ def test_the_image_store_is_measured_four_times_a_second_at_most(look_at_store: 
     assert [look_at_store(now) for now in (0.0, 0.1, 0.2, 0.25, 0.4)] == [1, 1, 1, 2, 2]
 
 
+def test_requests_that_come_together_measure_the_image_store_once(machine: Machine) -> None:
+    """Thirty clients that all got an answer would start thirty threads."""
+    capacity, found = machine.capacity(), count(1)
+
+    async def measure() -> int:
+        # All others are waiting by the time that the second turn begins.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        machine.now += 60.0
+        return next(found)
+
+    async def look() -> list[int | None]:
+        return await asyncio.gather(*(capacity.free_to_store(measure) for _ in range(30)))
+
+    assert asyncio.run(look()) == [1] * 30
+
+
 def test_the_image_store_is_measured_again_after_a_request_was_refused(
     look_at_store: Callable[[float], int | None],
 ) -> None:
