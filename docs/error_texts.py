@@ -238,8 +238,8 @@ ERROR_TEXTS = (
     ErrorText(
         "upstream_auth",
         (UpstreamAuth,),
-        "The upstream rejects this server's key.",
-        "Operator: replace the key; `detail` in the log says where it is set, `limner check` tests it.",
+        "The upstream rejects this server's key, or its account lacks a permission for what was asked.",
+        "Operator: replace the key; `detail` in the log says where it is set and why, `limner check` tests it.",
     ),
     ErrorText(
         "upstream_quota", (UpstreamNeedsOperator,), "This server's account is used up.", "Operator: top up the account."

@@ -23,7 +23,7 @@ MODERATION = re.compile(
     | against [ ] (?:our|the|its) [ ] (?:\w{1,12} [ ])? (?:polic|guideline|rules?\b|terms)
     | words? [^.!?]{0,20} not[ ](?:allowed|permitted)
     | (?:usage|community|acceptable[ ]use) [ _-] (?:polic|guideline|standard)
-    | prohibited[ _](?:content|by|prompt|input|word|use) | data_?inspection
+    | prohibited[ _](?:content|by(?![ ]organization's[ ]policy)|prompt|input|word|use) | data_?inspection_?failed
     | inappropriate | \bnsfw\b | \bsexual | \bporn
     | nudity | (?:explicit|adult)[ ]content | harmful | offensive[ ]content | self-harm | hate[ ]speech
     | sensitive[ _]?(?:words?|content|info\w*|topic|material|prompt) | new_sensitive | \b(?:is|as)[ ]sensitive
@@ -31,8 +31,8 @@ MODERATION = re.compile(
     | disallowed[ ](?:content|prompt|word)
     | content[ _]audit | audit_?(?:submit_?)?illegal | audit[ _](?:fail|reject|block|not)
     | (?:did|does|has)[ ]not[ ]pass [^.!?]{0,20} (?:audit|review|check)
-    | content [^.!?]{0,20} (?:not[ ](?:allowed|permitted)|disallowed|illegal|blocked)
-    | (?:prompt|image|input|output) [^.!?]{0,30} \b(?:blocked|censored)\b
+    | (?<![a-z])content [^.!?]{0,20} (?:not[ ](?:allowed|permitted)|disallowed|illegal|blocked)
+    | (?:prompt|image|input|output|response) [^.!?]{0,30} \b(?:blocked|censored)\b
     | copyright | infring | recitation | \bSPII\b | risk[ _]?(?:control|detect|not[ ]pass) | guardrail
     | rejected [^.!?]{0,60} (?:safety|polic|rules?\b|filter|content)
     | 敏感 | 违规 | 違規 | 违反 | 違反 | 违禁 | 不合规 | 不当(?:内容|信息) | 不适当 | 色情 | 涉黄 | 涉政

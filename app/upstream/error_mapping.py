@@ -212,7 +212,7 @@ def _has_no_credit(body: UpstreamErrorBody) -> bool:
     """Return whether the account is used up. Where a window is named, words about a quota mean a rate limit."""
     if words.CREDIT.search(body.searchable):
         return True
-    has_window = body.wait.named is not None or words.PER_WINDOW.search(body.searchable)
+    has_window = body.wait.named is not None or words.WINDOW.search(body.searchable)
     return not has_window and words.QUOTA.search(body.searchable) is not None
 
 
@@ -238,7 +238,7 @@ def _speaks_tls(body: UpstreamErrorBody) -> bool:
 
 
 def _is_rate(body: UpstreamErrorBody) -> bool:
-    is_window = words.PER_WINDOW.search(body.searchable) and words.QUOTA.search(body.searchable)
+    is_window = words.WINDOW.search(body.searchable) and words.QUOTA.search(body.searchable)
     return words.RATE.search(body.searchable) is not None or bool(is_window)
 
 
@@ -282,13 +282,13 @@ ERROR_RULES: tuple[ErrorRule, ...] = (
     ErrorRule("the caller has no credit, by status", {402}, None, _caller_out_of_credit, _FUTILE, _CALLERS_KEY),
     ErrorRule("the model that we wrote", _WITH_FIELDS, _is_limners_model, _unknown_model, _OTHER, setting="model"),
     ErrorRule("another field of ours", _WITH_FIELDS, _is_limners_field, _field_refused, _OTHER, setting="dialect"),
-    ErrorRule("a value that the client chose", _ANY, _about(words.CLIENTS_VALUE), _invalid_request, _FUTILE),
-    ErrorRule("a complaint under 5xx", _FAILURES, _about(words.COMPLAINT), _unknown_complaint, _FUTILE),
     ErrorRule("a model closed to the caller", {403}, _is_model, _caller_key_refused, _FUTILE, _CALLERS_KEY),
     ErrorRule("an unknown model, by code", _ANY, _about(words.MODEL_CODE), _unknown_model, _OTHER, setting="model"),
+    ErrorRule("a value that the client chose", _ANY, _about(words.CLIENTS_VALUE), _invalid_request, _FUTILE),
+    ErrorRule("a complaint under 5xx", _FAILURES, _about(words.COMPLAINT), _unknown_complaint, _FUTILE),
     ErrorRule("an unknown model, by words", _COMPLAINTS, _about(words.MODEL), _unknown_model, _OTHER, setting="model"),
     ErrorRule("our key refused, by words", _WITH_KEYS, _about(words.KEY), _key_refused, _OTHER, _OUR_KEY, "api_key"),
-    ErrorRule("our key, in a 403", {403}, _about(words.API_KEY), _key_refused, _OTHER, _OUR_KEY, "api_key"),
+    ErrorRule("our key, in a 403", {403}, _about(words.KEY_IN_403), _key_refused, _OTHER, _OUR_KEY, "api_key"),
     ErrorRule("our key refused, by status", {401}, None, _key_refused, _OTHER, _OUR_KEY, "api_key"),
     ErrorRule("the caller's key refused", _WITH_KEYS, _about(words.KEY), _caller_key_refused, _FUTILE, _CALLERS_KEY),
     ErrorRule("the caller refused, by status", {401, 403}, None, _caller_key_refused, _FUTILE, _CALLERS_KEY),

@@ -110,7 +110,8 @@ _TIME = re.compile(
 #: Fields that name a wait, without `_`, `-` and case. The number of each is in seconds unless it says otherwise.
 _WAIT_FIELDS = {
     **dict.fromkeys(("retryafter", "retryafterseconds", "retrydelay", "retryafters", "waitseconds"), 1.0),
-    # Of Google's internal API, and of Hugging Face while a model is loaded.
+    # Of Codex and of relays in front of it, of Google's internal API, of Hugging Face while a model is loaded.
+    **dict.fromkeys(("resetsinseconds", "resetinseconds", "resetseconds"), 1.0),
     **dict.fromkeys(("quotaresetdelay", "estimatedtime", "waittime", "cooldown"), 1.0),
     **dict.fromkeys(("retryafterms", "retryaftermillis", "retrydelayms", "retryaftermilliseconds"), 0.001),
 }

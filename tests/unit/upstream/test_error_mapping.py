@@ -87,6 +87,8 @@ CASES = (
     Case("words of a used-up quota, per minute", 429, error("Quota exceeded for requests per minute"), RateLimited, RATE, SAFE),
     Case("no such model", 404, error("The model `x` does not exist", "m"), UpstreamNeedsOperator, UPSTREAM_MODEL, OTHER),
     Case("no access to the model with our key", 403, error("No access to model", "model_not_found"), UpstreamNeedsOperator, UPSTREAM_MODEL, OTHER),
+    Case("no such model, in words", 400, error("Incorrect model ID."), UpstreamNeedsOperator, UPSTREAM_MODEL, OTHER),
+    Case("no such model, beside the code of a wrong value", 400, error("The model 'x' does not exist.", "invalid_value"), UpstreamNeedsOperator, UPSTREAM_MODEL, OTHER),
     Case("no such model, a relay's words", 503, error("No available channel for model x under group default (distributor)", "model_not_found"), UpstreamNeedsOperator, UPSTREAM_MODEL, OTHER),
     Case("a model that the caller may not use", 403, error("Project `p` does not have access to model `x`", "model_not_found"), Forbidden, "model_not_found", FUTILE, "Project `p` does not have access to model `x`", CALLERS),
     Case("no such model, with the caller's key", 404, error("x", "model_not_found"), UpstreamNeedsOperator, UPSTREAM_MODEL, OTHER, pass_through=CALLERS),

@@ -110,6 +110,8 @@ WINDOWS = (
     Window("Azure's words", named=20, text="Please retry after 20 seconds."),
     Window("words for hours and minutes", named=5460, text="Try again in 1 hour and 31 minutes."),
     Window("words for days", named=172_800, text="The limit resets in 2 days"),
+    Window("the end of a usage limit of Codex", named=3600, nodes=[{"type": "usage_limit_reached", "resets_in_seconds": 3600}]),
+    Window("the end of a cooldown of CLIProxyAPI", named=12, nodes=[{"code": "model_cooldown", "reset_seconds": 12}]),
     Window("words for a wait", named=30, text="Please wait for 30 secs."),
     Window("words in Chinese", named=30, text="请求过于频繁，请在30秒后重试"),
     Window("words in Chinese, minutes", named=300, text="请 5 分钟后再试"),
