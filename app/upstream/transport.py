@@ -231,6 +231,8 @@ class ResponseStream(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         """Give the connection back, or close it where the body was not read to its end."""
+        if self._response.connection is None:
+            return  # aiohttp has given it back at the end of the body.
         self._response.release()
         await self._response.wait_for_close()
 
