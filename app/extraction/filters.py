@@ -147,7 +147,7 @@ def is_unrelated(words: str, label: str) -> bool:
 
 def leads_away(words: str, label: str) -> bool:
     """Check for words that send the reader elsewhere: to an example, to documentation."""
-    return any(AWAY_WORDS.search(text) is not None for text in (last_clause(words), label[:MAX_LABEL]))
+    return _says_away(last_clause(words)) or _says_away(label[:MAX_LABEL])
 
 
 def is_name(words: str) -> bool:
@@ -169,6 +169,17 @@ def _says_secondary(text: str) -> bool:
     # "Original resolution" says how large an image is, "original" that it is the one before the change.
     text = _ORIGINAL_SIZE.sub("", text)
     return is_marked or any(pattern.search(text) for pattern in (PREVIEW_WORDS, INPUT_WORDS, ASIDE_WORDS))
+
+
+@lru_cache(4096)
+def _says_away(text: str) -> bool:
+    return AWAY_WORDS.search(text) is not None
+
+
+@lru_cache(4096)
+def says_change(text: str) -> bool:
+    """Check for words that call an image the one after a change."""
+    return CHANGED_WORDS.search(text) is not None
 
 
 @lru_cache(4096)

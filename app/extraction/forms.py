@@ -156,9 +156,10 @@ def _in_embedded_json(content: MessageContent) -> Iterable[ImageCandidate]:
 
 
 def _in_markup(kind: MarkupKind) -> Callable[[MessageContent], Iterable[ImageCandidate]]:
-    def find(content: MessageContent) -> Iterable[ImageCandidate]:
-        shown = [_shown_images(content, text, mention) for text, mention in content.mentions if mention.kind is kind]
-        return [candidate for candidates in shown for candidate in candidates]
+    def find(content: MessageContent) -> Iterator[ImageCandidate]:
+        for text, mention in content.mentions:
+            if mention.kind is kind:
+                yield from _shown_images(content, text, mention)
 
     return find
 

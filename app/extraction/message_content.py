@@ -3,13 +3,13 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from app.extraction.filters import MAX_LABEL, is_secondary, last_clause
+from app.extraction.filters import MAX_LABEL, is_secondary, last_clause, says_change
 from app.extraction.groups import with_shared_words
 from app.extraction.mentions import IMAGE_MARKUP, UrlMention
 from app.extraction.own_links import ClientTexts
 from app.extraction.structured import JsonWalker
 from app.extraction.text import ReplyText
-from app.extraction.words import CHANGED_WORDS, RESULT_WORDS, UNCHANGED_WORDS
+from app.extraction.words import RESULT_WORDS, UNCHANGED_WORDS
 from app.protocol.text_end import TextEnd
 
 #: URLs looked at in one reply. More are not the answer to one request.
@@ -53,8 +53,8 @@ class MessageContent:
 
     @property
     def is_empty(self) -> bool:
-        walkers = (self.part_walker, self.field_walker)
-        return not (any(walker.fields or walker.calls for walker in walkers) or any(self._raw_texts))
+        parts, fields = self.part_walker, self.field_walker
+        return not (parts.fields or parts.calls or fields.fields or fields.calls or any(self._raw_texts))
 
     @cached_property
     def texts(self) -> list[ReplyText]:
@@ -86,7 +86,8 @@ class MessageContent:
     def _without_prompt(self, mention: UrlMention) -> UrlMention:
         """Return the mention without words of the prompt, which many upstreams repeat as its label or above it."""
         has_words = self._around.client.has_words
-        is_label, is_before = (bool(each) and has_words(each) for each in (mention.label, mention.before))
+        is_label = bool(mention.label) and has_words(mention.label)
+        is_before = bool(mention.before) and has_words(mention.before)
         if not (is_label or is_before):
             return mention
         return replace(mention, label="" if is_label else mention.label, before="" if is_before else mention.before)
@@ -94,12 +95,12 @@ class MessageContent:
     @cached_property
     def shows_change(self) -> bool:
         """Whether something is called the image after a change, so that another is the one before it."""
-        return any(CHANGED_WORDS.search(text) for _, mention in self.mentions for text in _words_of(mention))
+        return any(says_change(text) for _, mention in self.mentions for text in _words_of(mention))
 
     def is_origin(self, mention: UrlMention) -> bool:
         """Check for the image before a change that the message shows."""
         words = _words_of(mention) if self.shows_change else ()
-        return any(UNCHANGED_WORDS.search(text) and not CHANGED_WORDS.search(text) for text in words)
+        return any(UNCHANGED_WORDS.search(text) and not says_change(text) for text in words)
 
     def is_button(self, mention: UrlMention) -> bool:
         """Check for an image that leads elsewhere, beside one that does not: "Buy me a coffee"."""

@@ -151,7 +151,7 @@ class ReplyText:
 
     def nested_texts(self, walker: JsonWalker) -> list["ReplyText"]:
         """Return the texts that the JSON of this text contains, down to `_MAX_DEPTH`."""
-        if self._depth >= _MAX_DEPTH:
+        if self._depth >= _MAX_DEPTH or not walker.texts:
             return []
         return [ReplyText(text, self.runs, self._depth + 1) for text in walker.texts]
 
@@ -184,7 +184,7 @@ def _has_numbers(text: str) -> bool:
 
 def _plain_slashes(text: str) -> str:
     """Return the text without the escapes of slashes in JSON and HTML, which would hide that there is a URL."""
-    for escape in ("\\/", "\\u002f", "\\u002F"):
+    for escape in ("\\/", "\\u002f", "\\u002F") if "\\" in text else ():
         text = text.replace(escape, "/")
     if "&#" not in text:
         return text
@@ -303,7 +303,7 @@ def _parse_json(document: str) -> Any:
 
 
 def _documents_in(text: str) -> list[Any]:
-    return [_parse_json(part) for part in _json_documents(text)]
+    return [_parse_json(part) for part in _json_documents(text)] if "{" in text or "```" in text else []
 
 
 def _json_documents(text: str) -> list[str]:

@@ -13,7 +13,7 @@ from app.extraction.base64_runs import MARK
 
 #: Longer URLs are ignored. Signed URLs of object stores have 1 to 3 KB.
 MAX_URL_LENGTH = 8192
-#: URLs whose parts are remembered: those of the replies that are searched at present.
+#: URLs whose parts and kinds are remembered: those of the replies that are searched at present.
 _REMEMBERED = 32
 #: The kind of a URL shows within this many characters of the ends of its parts.
 _NEAR_END = 256
@@ -122,6 +122,7 @@ class UrlKind(Enum):
     UNKNOWN = "anything"
 
 
+@lru_cache(_REMEMBERED)
 def classify_url(url: str) -> UrlKind:
     """Return what the URL most likely leads to, by its file suffix, its query, and the words of its host and path."""
     host, path, query = _split(url)
