@@ -97,6 +97,8 @@ class Job:
     is_only_here: bool = False
     publish_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    # Who reads it.
+
     @property
     def readers(self) -> int:
         """Readers of the present run in this process."""
@@ -104,8 +106,123 @@ class Job:
 
     @property
     def is_unread(self) -> bool:
-        """Whether the run has ended and has no readers left in this process."""
+        """Whether the run has ended and has no readers left in this process.
+
+        Then the job is handed over to other replicas, retained or dropped.
+        """
         return self.run.is_done and not self.run.readers
+
+    # What it has brought, and at what cost.
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the run has ended with an error."""
+        return self.run.error is not None
+
+    @property
+    def was_submitted(self) -> bool:
+        """Whether anything was sent to an upstream, in this run or an earlier one, at a cost or not.
+
+        Decides whether other replicas may take the job over should this one die.
+        """
+        return self.run.was_submitted or bool(self.paid_replies)
+
+    @property
+    def may_have_cost(self) -> bool:
+        """Whether an upstream may have been paid, by this run, an earlier one, or that of another replica.
+
+        Decides whether the run may be canceled, and whether its failure has to be remembered.
+        """
+        error = self.run.error
+        return self.run.may_have_cost or bool(self.paid_replies) or (error is not None and error.may_have_cost)
+
+    # Whether it is run again.
+
+    @property
+    def needs_redelivery(self) -> bool:
+        """Whether the upstream was paid and only the delivery failed, however.
+
+        Decides whether the paid replies and the images are kept for a further run, which costs nothing.
+        """
+        error = self.run.error
+        if error is None or self.is_remote or not self.run.is_done:
+            return False
+        if isinstance(error, ImageUnavailable):
+            return True
+        is_answered = bool(self.paid_replies) and not isinstance(error, _REPLY_AT_FAULT)
+        return is_answered and not any(each is self.run.cause for each in self.run.chat_errors)
+
+    @property
+    def restarts_on_join(self) -> bool:
+        """Whether a request that joins starts a further run here: for redelivery, or since the run was called off."""
+        return self.needs_redelivery or (self.run.stop_reason is StopReason.CALLED_OFF and not self.is_remote)
+
+    @property
+    def can_retry_free(self) -> bool:
+        """Whether a replica that waits for the outcome may run the job again, since that costs nothing more.
+
+        Also where `restarts_on_join` is false: the failure may be one of this replica alone, as a full disk before
+        anything was sent. But a run that was sent, failed and cost nothing is not run again, or each replica that waits
+        for it would send the request once more; nor is one that its client has canceled.
+        """
+        has_cost_nothing = not self.was_submitted or self.run.stop_reason is StopReason.CALLED_OFF
+        is_open = self.has_failed and self.run.stop_reason is not StopReason.CANCELED
+        return self.needs_redelivery or (is_open and has_cost_nothing)
+
+    @property
+    def has_ended_following(self) -> bool:
+        """Whether this replica was to wait for another one, and waits no more: nobody may join here any more."""
+        return self.run.stop_reason is not None and self.is_remote
+
+    # Who comes back for it, and who may join.
+
+    @property
+    def is_awaited_later(self) -> bool:
+        """Whether a client that does not wait comes back for the result: the first one, or one that joined."""
+        return self.is_async or self.has_receipt
+
+    @property
+    def should_retain(self) -> bool:
+        """Whether a client may come back for the job after its run has ended.
+
+        A failure is only remembered under an idempotency key, and only if it may have cost something.
+        """
+        if not self.has_failed or self.is_awaited_later or self.needs_redelivery:
+            return True
+        return self.key.key is not None and self.may_have_cost
+
+    @property
+    def is_only_for_retries(self) -> bool:
+        """Whether a client has got everything, and only a request that says it is a retry may come back for the job.
+
+        Decides that it is retained for a minute only, and that its outcome stays at this replica.
+        """
+        if not self.delivered or self.has_failed:
+            return False
+        return not self.is_awaited_later and self.key.key is None
+
+    @property
+    def joining(self) -> Joining:
+        """Which equal requests may join.
+
+        With an idempotency key each one may; without one the next request may where the job's client has left, and
+        otherwise only one that says it is a retry. Whether a job of another replica has clients is known there.
+        """
+        if self.has_failed or self.run.stop_reason is not None:
+            if self.restarts_on_join:
+                return Joining.ANYONE
+            if self.has_ended_following or (self.run.is_done and not self.should_retain):
+                return Joining.NOBODY
+        if self.key.key is not None:
+            return Joining.ANYONE
+        if self.is_async:
+            return Joining.NOBODY
+        if self.delivered:
+            return Joining.RETRIES_LAST
+        is_read_elsewhere = self.is_remote and not self.run.is_done
+        return Joining.RETRIES if self.run.readers or is_read_elsewhere else Joining.ANYONE
+
+    # What it holds.
 
     @property
     def held_bytes(self) -> int:
@@ -120,103 +237,6 @@ class Job:
             result = self.run.result
             images = [*drafts, *(() if result is None else result.images)]
             self.spool.close_all_but([image.delivered_source for image in images])
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether the run has ended with an error."""
-        return self.run.error is not None
-
-    @property
-    def may_have_cost(self) -> bool:
-        """Whether an upstream may have been paid, by this run, an earlier one, or that of another replica."""
-        error = self.run.error
-        return self.run.may_have_cost or bool(self.paid_replies) or (error is not None and error.may_have_cost)
-
-    @property
-    def was_submitted(self) -> bool:
-        """Whether anything was sent to an upstream, in this run or an earlier one, at a cost or not."""
-        return self.run.was_submitted or bool(self.paid_replies)
-
-    @property
-    def needs_redelivery(self) -> bool:
-        """Whether the upstream was paid and only the delivery failed, however: a further run costs nothing."""
-        error = self.run.error
-        if error is None or self.is_remote or not self.run.is_done:
-            return False
-        if isinstance(error, ImageUnavailable):
-            return True
-        is_answered = bool(self.paid_replies) and not isinstance(error, _REPLY_AT_FAULT)
-        return is_answered and not any(each is self.run.cause for each in self.run.chat_errors)
-
-    @property
-    def needs_spool(self) -> bool:
-        """Whether images that a client may come back for are in the spool alone."""
-        came_with_replies = self.needs_redelivery and any(reply.spooled_images for reply in self.paid_replies)
-        return self.run.result is not None or came_with_replies
-
-    @property
-    def can_retry_free(self) -> bool:
-        """Whether a further run costs nothing more: nothing was sent yet, or only the delivery is missing.
-
-        A run that was called off has cost nothing. A run that was sent, failed and cost nothing is not run again, or
-        each replica that waits for it would send the request once more.
-        """
-        has_cost_nothing = not self.was_submitted or self.run.stop_reason is StopReason.CALLED_OFF
-        is_open = self.has_failed and self.run.stop_reason is not StopReason.CANCELED
-        return self.needs_redelivery or (is_open and has_cost_nothing)
-
-    @property
-    def needs_new_run(self) -> bool:
-        """Whether a request that joins has to start a further run: for redelivery, or since the run was called off."""
-        return self.needs_redelivery or (self.run.stop_reason is StopReason.CALLED_OFF and not self.is_remote)
-
-    @property
-    def has_ended_following(self) -> bool:
-        """Whether this replica has ended its wait for another one, which may forget the job from now on."""
-        return self.run.stop_reason is not None and self.is_remote
-
-    @property
-    def is_awaited_later(self) -> bool:
-        """Whether a client that does not wait comes back for the result: the first one, or one that joined."""
-        return self.is_async or self.has_receipt
-
-    @property
-    def is_only_for_retries(self) -> bool:
-        """Whether a client has got everything, so that only a request that says it is a retry may join."""
-        if not self.delivered or self.has_failed:
-            return False
-        return not self.is_awaited_later and self.key.key is None
-
-    @property
-    def should_retain(self) -> bool:
-        """Whether a client may come back for the job after its run has ended.
-
-        A failure is only remembered under an idempotency key, and only if it may have cost something.
-        """
-        if not self.has_failed or self.is_awaited_later or self.needs_redelivery:
-            return True
-        return self.key.key is not None and self.may_have_cost
-
-    @property
-    def joining(self) -> Joining:
-        """Which equal requests may join.
-
-        With an idempotency key each one may; without one the next request may where the job's client has left, and
-        otherwise only one that says it is a retry. Whether a job of another replica has clients is known there.
-        """
-        if self.has_failed or self.run.stop_reason is not None:
-            if self.needs_new_run:
-                return Joining.ANYONE
-            if self.has_ended_following or (self.run.is_done and not self.should_retain):
-                return Joining.NOBODY
-        if self.key.key is not None:
-            return Joining.ANYONE
-        if self.is_async:
-            return Joining.NOBODY
-        if self.delivered:
-            return Joining.RETRIES_LAST
-        is_read_elsewhere = self.is_remote and not self.run.is_done
-        return Joining.RETRIES if self.run.readers or is_read_elsewhere else Joining.ANYONE
 
     def restart(self, request: ImagesRequest, spool: Spool, run: JobRun) -> None:
         """Prepare a further run. The job takes over the blobs of the request that needs it."""

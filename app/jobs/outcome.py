@@ -70,6 +70,13 @@ class JobOutcome:
         return replies
 
 
+def has_spooled_images(job: Job) -> bool:
+    """Return whether the outcome of a finished job has images, which have to be in its spool to be stored."""
+    if job.run.result is not None:
+        return True
+    return job.needs_redelivery and any(reply.spooled_images for reply in job.paid_replies)
+
+
 async def dump_outcome(job: Job, store: ImageStore) -> tuple[bytes, bool]:
     """Serialize a finished job; its images go into the store.
 

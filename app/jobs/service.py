@@ -157,7 +157,7 @@ class ImageService:
         table = self.sharing.job_table
         if self.is_draining or key.key is not None or table.is_alone:
             job = await self._joinable_here(key)
-            if self.is_draining and (job is None or job.needs_new_run):
+            if self.is_draining and (job is None or job.restarts_on_join):
                 raise ServiceUnavailable(SHUTTING_DOWN)
             if job is not None:
                 return self._join(job, request, submission)
@@ -266,7 +266,7 @@ class ImageService:
     def _join(self, job: Job, request: ImagesRequest, submission: Submission) -> JobReader:
         """Return a reader of an existing job, which is run once more if that costs nothing and brings the result."""
         job.has_receipt = job.has_receipt or submission.is_async
-        if job.needs_new_run:
+        if job.restarts_on_join:
             job.restart(request, submission.spool, JobRun(JobTelemetry(submission.usage.trace)))
             return self._start(job, submission)
         # The job already holds the same input images.

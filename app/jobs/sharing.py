@@ -18,7 +18,15 @@ from app.images.store import ImageStore
 from app.jobs.background_tasks import BackgroundTasks
 from app.jobs.job import Job
 from app.jobs.job_run import StopReason
-from app.jobs.outcome import CANCELED_OUTCOME, NO_REQUEST, JobOutcome, dump_outcome, is_canceled, load_outcome
+from app.jobs.outcome import (
+    CANCELED_OUTCOME,
+    NO_REQUEST,
+    JobOutcome,
+    dump_outcome,
+    has_spooled_images,
+    is_canceled,
+    load_outcome,
+)
 from app.jobs.pipeline_interface import GenerationResult
 from app.jobs.registry import JobRegistry
 from app.observability.logging import log
@@ -253,12 +261,12 @@ class JobSharing:
         if not job.is_unread:
             # A retry has started the job once more meanwhile, so there is no outcome yet.
             return False
-        if not is_here and job.needs_spool:
+        if not is_here and has_spooled_images(job):
             # The registry did not keep its images for as long as Redis was down.
             self.job_table.untrack(job)
             return True
         try:
-            if job.needs_spool and not job.delivered:
+            if has_spooled_images(job) and not job.delivered:
                 # Its images may take long to store, or not fit. A repeat at another replica may join meanwhile.
                 await self.job_table.publish_unread(job)
             outcome, is_whole = await dump_outcome(job, self.store)

@@ -299,7 +299,7 @@ PLANTED_BUGS = (
     PlantedBug("A repeat joins the latest of equal jobs, not the one that its client has lost.", script(("redis.call('ZRANGE', group, 0, 0, 'WITHSCORES')", "redis.call('ZREVRANGE', group, 0, 0, 'WITHSCORES')"))),
     PlantedBug("A delivered result is dropped at once, so a retry after a dead connection pays again.", attribute(Job, "should_retain", property(only_undelivered))),
     PlantedBug("A client that has hung up before its job starts is charged.", attribute(DisconnectWatcher, "is_connected", say_yes)),
-    PlantedBug("A repeat joins a run that was called off, and gets its false message of a shutdown.", attribute(Job, "needs_new_run", property(lambda job: job.needs_redelivery)), first=260),
+    PlantedBug("A repeat joins a run that was called off, and gets its false message of a shutdown.", attribute(Job, "restarts_on_join", property(lambda job: job.needs_redelivery)), first=260),
     PlantedBug("An empty table is believed at once, so a request with a key is paid for twice.", script(("args.settled_after - age() or 0", "0 or 0")), first=455),
     PlantedBug("A key forgets failures that may have cost something, so its repeats pay again.", attribute(Job, "should_retain", property(lambda job: not job.has_failed or job.is_awaited_later or job.needs_redelivery))),
     PlantedBug("The record does not say that the request was sent, so a replica that takes the job over pays again.", attribute(JobTable, "mark_submitted", do_nothing)),
