@@ -192,6 +192,7 @@ class Replica:
         if outside.is_shared:
             # Given here, since the client of a real Redis would open sockets.
             self.state._redis = cast(Any, SimulatedRedisClient(outside.redis, self.loop))
+            self.state.is_shared = True
         self.table = JobTable[Job](self.state, ttl=600, key_ttl=86_400, timings=TIMINGS)
         self.service = self._build_service()
         self.endpoints = ImageEndpoints(
