@@ -83,6 +83,8 @@ class BoundedProtocol(ResponseHandler):
         """Read what has arrived before the connection was reset, and end."""
         self._read_the_rest(exc)
         super().connection_lost(exc)
+        # It refers to this protocol: together they would stay in memory until the next full garbage collection.
+        self._body = None
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException = _EXC_SENTINEL) -> None:
         """End the connection with an error, unless its response has arrived."""

@@ -1,13 +1,18 @@
 """What servers send beside the bodies of their responses is bounded, for upstreams and for hosts of images."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from typing import cast
 
 import aiohttp
 import pytest
 import uvloop
+from aiohttp.client_proto import ResponseHandler
 
 from app.bounded_responses import MAX_INTERIM, MAX_OVERHEAD, BoundedConnector, EndlessOverhead
 from tests.support.tcp_server import listen
@@ -152,3 +157,31 @@ def test_a_second_response_in_one_piece_is_dropped(new_loop: NewLoop) -> None:
                 assert len(server.ends) == count
 
     run(new_loop, ask)
+
+
+@each_loop
+def test_an_ended_connection_leaves_nothing_to_the_garbage_collector(new_loop: NewLoop) -> None:
+    """After a crowd of requests it is not asked to collect before a minute has passed."""
+    opened: list[weakref.ref[object]] = []
+
+    async def ask() -> None:
+        async with asking(WHOLE.replace(OK, OK + b"connection: close\r\n")) as (server, session):
+            connector = cast("BoundedConnector", session.connector)
+            new_protocol = connector._factory
+
+            def noted() -> ResponseHandler:
+                protocol = new_protocol()
+                opened.append(weakref.ref(protocol))
+                return protocol
+
+            connector._factory = cast("partial[ResponseHandler]", noted)
+            assert await get(server, session) == TEXT
+            while opened[0]() is not None:
+                await asyncio.sleep(0)
+
+    gc.disable()
+    try:
+        run(new_loop, ask)
+    finally:
+        gc.enable()
+    assert len(opened) == 1

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -402,17 +403,17 @@ def test_a_reply_is_not_paused_where_its_chunks_are_waited_for(
     """Others have their turns then, and a pause would hold a chunk for longer."""
     chunks = [b" " * 16] * 17 + [orjson.dumps({"choices": [{"message": {"content": URL}}]})]
     looks = 0
-    sleep, paused = asyncio.sleep, list[float]()
+    paused = list[float]()
 
     def clock() -> float:
         """Let a chunk take 9 ms."""
         nonlocal looks
         looks += 1
-        return looks * 0.003
+        return looks * 0.009
 
     async def noted_sleep(seconds: float) -> None:
         paused.append(seconds)
-        await sleep(0)
+        await asyncio.sleep(0)
 
     class Stream(ResponseStream):
         def arrived(self) -> bytes:
@@ -435,14 +436,15 @@ def test_a_reply_is_not_paused_where_its_chunks_are_waited_for(
                 replies.append(reply)
 
             pending = PendingReply(httpx.Response(200, stream=Stream(Mock())), 0.0)
-            monkeypatch.setattr(asyncio, "sleep", noted_sleep)
+            # Not `asyncio.sleep` itself: threads of servers in other tests sleep too.
+            monkeypatch.setattr(loop_turns, "asyncio", SimpleNamespace(sleep=noted_sleep))
             request = UpstreamRequest(SMALL, on_reply=take)
             await UpstreamClient(spec, transport).read_reply(
                 pending, request, time.monotonic(), AttemptRecord("a", "m")
             )
             return str(replies[-1].messages[0]["content"])
 
-    monkeypatch.setattr(time, "perf_counter", clock)
+    monkeypatch.setattr(loop_turns, "time", SimpleNamespace(perf_counter=clock))
     assert asyncio.run(run()) == URL
     assert paused == [0] * pauses
 
