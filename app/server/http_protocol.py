@@ -222,6 +222,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._cancel_header_timer()
         self._cancel_write_timer()
         self._signal_disconnect()
+        # uvicorn does so only if the client has not reset the connection, and the timer holds all of this object.
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

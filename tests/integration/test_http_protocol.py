@@ -513,6 +513,29 @@ def test_a_client_that_resets_its_connection_has_left() -> None:
             wait_until(lambda: is_closed(ours))
 
 
+def test_a_connection_that_was_reset_waits_for_no_further_request(app: App) -> None:
+    """A timer would hold its memory until no request could come any more."""
+    lost = threading.Event()
+    timers: list[object] = []
+    kind = protocol_class(LONG, LONG)
+
+    class Watched(kind):  # type: ignore[valid-type, misc]
+        def connection_lost(self, exc: Exception | None) -> None:
+            timers.append(self.timeout_keep_alive_task)
+            super().connection_lost(exc)
+            timers.append(self.timeout_keep_alive_task)
+            lost.set()
+
+    with serve(app, http=Watched) as url:
+        with connect(url) as wire:
+            wire.send(build_request("GET /"))
+            wire.read_response()
+            wire.reset()
+        assert lost.wait(10)
+    assert timers[0] is not None
+    assert timers[1] is None
+
+
 def test_the_server_knows_at_once_that_its_client_has_left() -> None:
     answers: list[bool] = []
     asked = threading.Event()

@@ -1,6 +1,7 @@
 """HTTP as bytes on a socket: a test controls every byte that is sent and sees every byte that comes back."""
 
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,6 +63,12 @@ class RawConnection:
     def read_to_end(self) -> bytes:
         """Return all bytes until the server closes the connection."""
         return self._file.read()
+
+    def reset(self) -> None:
+        """Close the connection as the system does for a program that was killed: with a reset."""
+        self._file.close()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
 
 
 @contextmanager
