@@ -165,19 +165,19 @@ def test_an_ended_connection_leaves_nothing_to_the_garbage_collector(new_loop: N
     opened: list[weakref.ref[object]] = []
 
     async def ask() -> None:
+        was_freed = asyncio.Event()
         async with asking(WHOLE.replace(OK, OK + b"connection: close\r\n")) as (server, session):
             connector = cast("BoundedConnector", session.connector)
             new_protocol = connector._factory
 
             def noted() -> ResponseHandler:
                 protocol = new_protocol()
-                opened.append(weakref.ref(protocol))
+                opened.append(weakref.ref(protocol, lambda _: was_freed.set()))
                 return protocol
 
             connector._factory = cast("partial[ResponseHandler]", noted)
             assert await get(server, session) == TEXT
-            while opened[0]() is not None:
-                await asyncio.sleep(0)
+            await asyncio.wait_for(was_freed.wait(), 10)
 
     gc.disable()
     try:
