@@ -93,7 +93,7 @@ class ImageEndpoints:
             await self.token_check.check(caller.id, caller.token)
         spool = self.new_spool()
         try:
-            request = await self._read(http, spool, usage, as_task=as_task)
+            request = await self._read(http, headers, spool, usage, as_task=as_task)
         except ClientDisconnect:
             return Response(status_code=499)
         if "origin" in headers or (deployment and request.model is None):
@@ -101,14 +101,15 @@ class ImageEndpoints:
         if is_dry:
             return self._plan(request, caller, spool, context)
         watcher = DisconnectWatcher.of(http)
-        submission = _submission(http, request, usage, spool, watcher)
+        submission = _submission(headers, request, usage, spool, watcher)
         del headers
         forget_headers(http.scope)
         return await self._answer(submission, watcher, http)
 
-    async def _read(self, http: Request, spool: Spool, usage: UsageRecord, *, as_task: bool) -> ImagesRequest:
+    async def _read(
+        self, http: Request, headers: Headers, spool: Spool, usage: UsageRecord, *, as_task: bool
+    ) -> ImagesRequest:
         """Return the request that the body makes; where it makes none, close the spool."""
-        headers = http.headers
         try:
             mode = requested_size_mode(headers, usage.caller, self.settings.size)
             announced = announced_bytes(http, self.settings.max_request_bytes)
@@ -207,9 +208,8 @@ def image_routes(endpoints: ImageEndpoints) -> RouteTable:
 
 
 def _submission(
-    http: Request, request: ImagesRequest, usage: UsageRecord, spool: Spool, watcher: DisconnectWatcher
+    headers: Headers, request: ImagesRequest, usage: UsageRecord, spool: Spool, watcher: DisconnectWatcher
 ) -> Submission:
-    headers = http.headers
     return Submission(
         usage.request_id,
         request,

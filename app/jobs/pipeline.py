@@ -183,8 +183,7 @@ class Pipeline:
         if isinstance(found, ApiError):
             tracker.remaining = 0
             return []
-        finished = [await self.try_finish(reply, image) for image in tracker.superseded(found)]
-        return [image for image in finished if isinstance(image, OutputImage)]
+        return _images_among([await self.try_finish(reply, image) for image in tracker.superseded(found)])
 
     async def capture(self, work: Awaitable[_T]) -> _T | ApiError:
         """Return what `work` gives, or its failure as a value, so that it does not take other images with it."""
@@ -223,11 +222,12 @@ class Pipeline:
             outcomes = await self.finish_all(reply, images[-self.request.n :])
         if len(images) > self.request.n and all(map(_is_icon, outcomes)):
             outcomes = await self.finish_larger(reply, images[: -self.request.n]) or outcomes
-        if images and not any(isinstance(outcome, OutputImage) for outcome in outcomes):
+        if images and not _images_among(outcomes):
             outcomes += await self.finish_others(reply, images, outcomes)
-        if not is_preview and all(isinstance(outcome, NoImageInReply) for outcome in outcomes):
+        finished = _images_among(outcomes)
+        if not (is_preview or finished) and all(isinstance(outcome, NoImageInReply) for outcome in outcomes):
             outcomes += await self.finish_guesses(reply, {image.url for image in images}, patient=True)
-        finished = tuple([outcome for outcome in outcomes if isinstance(outcome, OutputImage)])
+            finished = _images_among(outcomes)
         note_images(reply, finished, has_named=bool(images) and not is_preview)
         if not finished:
             mendable = [
@@ -237,7 +237,7 @@ class Pipeline:
                 raise error or no_image_error(reply)
             self.undelivered += mendable
             raise mendable[0] if mendable else await in_thread_if_long(reply.size, _first_error, reply, outcomes, error)
-        return GenerationResult(finished, reply.usage)
+        return GenerationResult(tuple(finished), reply.usage)
 
     async def finish_all(self, reply: ChatReply, images: Sequence[FoundImage]) -> list[OutputImage | ApiError]:
         if len(images) == 1:  # Most replies have one image: no task is needed for it.
@@ -249,7 +249,7 @@ class Pipeline:
     async def finish_larger(self, reply: ChatReply, images: Sequence[FoundImage]) -> list[OutputImage | ApiError]:
         """Return the last of the earlier images that are not icons: buttons and emoji may stand behind the result."""
         finished = await self.finish_all(reply, images[-_MAX_EARLIER:])
-        larger = [each for each in finished if isinstance(each, OutputImage) and not _is_icon(each)]
+        larger = [image for image in _images_among(finished) if not _is_icon(image)]
         return [*larger[-self.request.n :]]
 
     async def finish_others(
@@ -269,8 +269,7 @@ class Pipeline:
         if not are_none:
             others = [image for image in others if not image.is_secondary]
         others = [image for image in others if not await self.is_input_echo(reply, image)]
-        finished = await self.finish_all(reply, others[-self.request.n :])
-        return [outcome for outcome in finished if isinstance(outcome, OutputImage)]
+        return [*_images_among(await self.finish_all(reply, others[-self.request.n :]))]
 
     async def finish_guesses(
         self, reply: ChatReply, tried: Collection[str], *, patient: bool
@@ -439,6 +438,10 @@ class Pipeline:
 
 def _takes_none(_: str) -> bool:
     return False
+
+
+def _images_among(outcomes: Sequence[OutputImage | ApiError]) -> list[OutputImage]:
+    return [outcome for outcome in outcomes if isinstance(outcome, OutputImage)]
 
 
 def _is_icon(outcome: OutputImage | ApiError) -> bool:

@@ -113,7 +113,9 @@ class RetainedJobs:
 
     def add(self, job: Job, size: int) -> None:
         """Add a job that holds `size` bytes."""
-        of_caller = self._by_caller.setdefault(job.key.caller, CallerJobs())
+        of_caller = self._by_caller.get(job.key.caller)
+        if of_caller is None:
+            of_caller = self._by_caller[job.key.caller] = CallerJobs()
         of_caller.jobs[job.id] = job, size
         self._change(job.key.caller, 1, size)
 

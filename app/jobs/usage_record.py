@@ -131,7 +131,7 @@ class UsageRecord:
     def _fields(self, log_fields: Mapping[str, Any], costs: Sequence[Charge]) -> dict[str, Any]:
         fields: dict[str, Any] = {
             "key": self.caller.name or self.caller.id,
-            "operation": self.operation.value,
+            "operation": str(self.operation),
             "outcome": self._outcome(log_fields),
             "bytes_in": log_fields["bytes_in"],
             "bytes_out": log_fields["bytes_out"],

@@ -51,7 +51,7 @@ class JsonBody:
     @property
     def objects_size(self) -> int:
         """Bytes of the lists, objects and numbers of the document, roughly: more than of its text if it is hostile."""
-        return _OBJECT_SIZE * sum(chunk.count(sign) for chunk in self._chunks for sign in (b",", b"[", b"{"))
+        return _OBJECT_SIZE * sum([chunk.count(sign) for chunk in self._chunks for sign in (b",", b"[", b"{")])
 
     @property
     def text(self) -> str:

@@ -219,6 +219,8 @@ class UpstreamPool:
     def _route(self, model: str | None, only: str | None, size: int) -> RoutingState:
         """Begin with the upstreams that may answer and take images of `size` bytes. Raises `RequestTooLarge`."""
         models = self.candidates(model, only)
+        if not size:
+            return RoutingState(models, self._monotonic())
         limits = {name: self._members[name].spec.max_images_bytes for name in models}
         fitting = {name: model for name, model in models.items() if size <= (limits[name] or math.inf)}
         if not fitting:
