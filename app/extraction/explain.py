@@ -11,7 +11,8 @@ from typing import Any
 import orjson
 
 from app.errors import UpstreamInvalidReply
-from app.extraction.forms import MAX_CANDIDATE, ExtractionResult
+from app.extraction.candidates import ExtractionResult
+from app.extraction.forms import MAX_CANDIDATE
 from app.extraction.places import OF_A_GUESS, OF_A_LONG_TEXT, OF_NOTHING, place_of_form, place_of_reason
 from app.extraction.refusal import is_refusal, no_image_error
 from app.protocol.chat_reply import ChatReply

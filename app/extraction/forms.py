@@ -10,25 +10,27 @@ from itertools import groupby
 from typing import Any
 
 from app.extraction.base64_runs import Base64Run
+from app.extraction.candidates import ExtractionResult, FoundImage, ImageCandidate, RejectedCandidate
 from app.extraction.copies import Copy, edge_of_label, is_larger_copy, read_copy, smaller_copies
 from app.extraction.deletions import is_deleted
-from app.extraction.filters import (
-    CandidateFilter,
-    is_name,
-    is_sample_code,
-    is_secondary,
-    is_unrelated,
-    last_clause,
-    leads_away,
-    leads_to_larger_image,
-    names_result,
-    says_beside,
-)
+from app.extraction.filters import CandidateFilter, leads_to_larger_image
 from app.extraction.guesses import unlikeliness
 from app.extraction.mentions import IMAGE_MARKUP, MarkupKind, UrlMention
 from app.extraction.message_content import MessageContent, Surroundings
 from app.extraction.posters import is_poster
-from app.extraction.structured import NO_JSON, ImageField, is_auxiliary_key, walk_json
+from app.extraction.refusal import declines
+from app.extraction.standing import (
+    Standing,
+    is_name,
+    is_sample_code,
+    is_unrelated,
+    last_clause,
+    names_result,
+    shows_example,
+    standing_of,
+    standing_of_copy,
+)
+from app.extraction.structured import NO_JSON, ImageField, is_unrelated_key, walk_json
 from app.extraction.text import ReplyText
 from app.extraction.tool_calls import images_in_calls, join_calls
 from app.extraction.urls import UrlKind, classify_url, file_name, may_be_image, without_last_words
@@ -36,7 +38,6 @@ from app.extraction.words import UNCHANGED_WORDS
 from app.protocol.chat_reply import ChatReply
 from app.protocol.text_end import TextEnd
 from app.protocol.validation_errors import truncate
-from app.protocol.values import value_class
 
 #: Guesses of one reply that are downloaded at most.
 _MAX_GUESSES = 4
@@ -44,78 +45,12 @@ _MAX_GUESSES = 4
 _MAX_COMPARED = 64
 #: Pixels of an edge that a label must mean to lead to a larger copy than is shown: "HD", "Full size", "4K".
 _LARGE = 2048
+#: Why images are not taken: the first two beside better ones.
+_SMALLER = "it is a smaller copy of the result"
+_LESSER = "it is a preview, an advertisement or the like beside the result"
+_DECLINED = "the model declines, and the image is for another purpose"
 #: Characters of a rejected candidate that are shown.
 MAX_CANDIDATE = 200
-
-
-@value_class
-class FoundImage:
-    """One image of a reply.
-
-    Attributes:
-        url: An http(s) URL, or a data URL in normalized spelling.
-        form: The name of the row of `FORMS` that found the image.
-        is_secondary: A preview or the like, found because there is nothing better.
-        is_guess: Nothing says that the URL leads to an image. Its bytes decide, so it is never handed out unseen.
-        is_open: The reply may end in the middle of the URL. Its bytes decide, too.
-        shown_as: Of a URL, the words in front of it and its label, which may say that it is a small copy.
-    """
-
-    url: str
-    form: str
-    is_secondary: bool = False
-    is_guess: bool = False
-    is_open: bool = field(default=False, compare=False)
-    shown_as: tuple[str, str] | None = field(default=None, compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class RejectedCandidate:
-    """Something that looks like an image but is not a result, and why.
-
-    Attributes:
-        candidate: The URL or base64, truncated.
-        form: The name of the row of `FORMS` that found the candidate.
-        reason: In plain words.
-    """
-
-    candidate: str
-    form: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ExtractionResult:
-    """What a reply contains.
-
-    Attributes:
-        images: What the reply shows as an image, in order of appearance.
-        rejected: What looks like an image but is not a result.
-        guesses: URLs that may lead to an image, the likeliest first, for a reply whose images are none.
-    """
-
-    images: tuple[FoundImage, ...]
-    rejected: tuple[RejectedCandidate, ...]
-    guesses: tuple[FoundImage, ...] = ()
-
-
-@value_class
-class ImageCandidate:
-    """Something in a reply that looks like an image.
-
-    Attributes:
-        is_secondary: A preview, an advertisement, the input image: taken only if there is nothing better.
-        rejection: Why the candidate is not a result, empty if nothing speaks against it so far.
-        unlikeliness: Of a guess: those with less of it are downloaded first.
-        is_open: The reply may end in the middle of the URL.
-    """
-
-    value: str | Base64Run
-    is_secondary: bool = False
-    rejection: str = ""
-    unlikeliness: int = 0
-    shown_as: tuple[str, str] | None = None
-    is_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +68,10 @@ class ReplyForm:
 
 
 def _from_field(each: ImageField) -> ImageCandidate:
+    standing = Standing.PREVIEW if each.is_secondary else Standing.RESULT
     if not isinstance(each.value, str):
-        return ImageCandidate(each.value, each.is_secondary)
-    secondary = each.is_secondary or is_secondary("", "", each.value)
-    return ImageCandidate(each.value, secondary, shown_as=("", ""))
+        return ImageCandidate(each.value, standing)
+    return ImageCandidate(each.value, standing or standing_of("", "", each.value), shown_as=("", ""))
 
 
 def _in_parts(content: MessageContent) -> Iterable[ImageCandidate]:
@@ -167,28 +102,30 @@ def _in_markup(kind: MarkupKind) -> Callable[[MessageContent], Iterable[ImageCan
 def _shown_images(content: MessageContent, text: ReplyText, mention: UrlMention) -> Iterator[ImageCandidate]:
     """Yield the candidates of an image in markup. One that links to a larger image stands for that image."""
     link = None if mention.enclosing_link is None or mention.enclosing_link.is_open else mention.enclosing_link
-    candidate = _candidate(content, text, mention, is_aside=mention.is_icon or content.is_button(mention))
+    candidate = _candidate(content, text, mention, is_decoration=mention.is_icon or content.is_button(mention))
     if link is not None and text.run_of(mention) is None and leads_to_larger_image(link.url, mention.url):
-        yield replace(candidate, value=link.url, is_secondary=says_beside(mention.before, mention.label), shown_as=None)
-        candidate = replace(candidate, is_secondary=True)
-    elif link is not None and candidate.is_secondary:
+        standing = standing_of_copy(mention.before, mention.label)
+        yield replace(candidate, value=link.url, standing=standing, shown_as=None)
+        candidate = replace(candidate, standing=max(candidate.standing, Standing.PREVIEW))
+    elif link is not None and candidate.standing > Standing.DOUBTFUL:
         candidate = replace(candidate, rejection="it is a small copy that leads to a page")
     yield candidate
 
 
 def _candidate(
-    content: MessageContent, text: ReplyText, mention: UrlMention, *, is_aside: bool = False
+    content: MessageContent, text: ReplyText, mention: UrlMention, *, is_decoration: bool = False
 ) -> ImageCandidate:
     rejection, run = "", text.run_of(mention)
-    secondary = is_aside or content.is_origin(mention) or is_secondary(mention.before, mention.label, mention.url)
-    secondary = secondary or is_deleted(text.visible, mention.start, mention.end)
-    leads_elsewhere = leads_away(mention.before, mention.label)
+    standing = standing_of(mention.before, mention.label, mention.url)
+    is_example = shows_example(mention.before, mention.label)
+    if is_decoration or is_example:
+        standing = Standing.DECORATION
+    elif content.is_unchanged(mention):
+        standing = max(standing, Standing.INPUT)
+    elif is_deleted(text.visible, mention.start, mention.end):
+        standing = max(standing, Standing.PREVIEW)
     is_shown = mention.kind in IMAGE_MARKUP
-    if (
-        is_unrelated(mention.before, mention.label)
-        or is_auxiliary_key(mention.key)
-        or (leads_elsewhere and not is_shown)
-    ):
+    if is_unrelated(mention.before, mention.label) or is_unrelated_key(mention.key) or (is_example and not is_shown):
         rejection = "the words around it say that it is not the result"
     elif run is None and not is_shown and is_sample_code(mention.before):
         rejection = "it stands in a command"
@@ -198,7 +135,7 @@ def _candidate(
         rejection = "it is cut off"
     shown_as = (last_clause(mention.before), mention.label) if run is None else None
     is_open = run is None and mention.is_open
-    return ImageCandidate(run or mention.url, secondary or leads_elsewhere, rejection, 0, shown_as, is_open)
+    return ImageCandidate(run or mention.url, standing, rejection, 0, shown_as, is_open)
 
 
 def _in_data_urls(content: MessageContent) -> Iterator[ImageCandidate]:
@@ -226,11 +163,11 @@ def _in_image_urls(kind: MarkupKind) -> Callable[[MessageContent], Iterable[Imag
 
 
 def _in_link_labels(content: MessageContent) -> Iterator[ImageCandidate]:
-    """Yield links to images that nothing speaks against: "original" may as well be the image before a change."""
+    """Yield links to images that nothing speaks against: 原图 may as well be the image before a change."""
     for kind in (MarkupKind.LINK, MarkupKind.PLAIN):
         for candidate in _in_image_urls(kind)(content):
             is_doubtful = candidate.is_open or any(map(UNCHANGED_WORDS.search, candidate.shown_as or ()))
-            if not (candidate.is_secondary or candidate.rejection or is_doubtful):
+            if not (candidate.standing or candidate.rejection or is_doubtful):
                 yield candidate
 
 
@@ -244,7 +181,7 @@ def _in_bare_urls(content: MessageContent) -> Iterator[ImageCandidate]:
             # A URL that is all that the text says, but for its markup, is the answer.
             is_alone = len(text.visible.strip()) <= len(mention.url) + 4
             words = unlikeliness(mention.before, mention.label, mention.url)
-            unlikely = words - 2 * is_alone - text.has_own_line(mention) + is_auxiliary_key(mention.key)
+            unlikely = words - 2 * is_alone - text.has_own_line(mention) + is_unrelated_key(mention.key)
             unlikely += is_deleted(text.visible, mention.start, mention.end)
             yield ImageCandidate(mention.url, unlikeliness=unlikely)
             if (shorter := without_last_words(mention.url)) != mention.url:
@@ -347,8 +284,11 @@ def _search(reply: ChatReply, extractor: "_Extractor") -> Iterable[FoundImage]:
     found = [image for images in messages for image in images]
     if reply.bodies and not any(image.form in _STRUCTURED for image in found):
         beside = extractor.extract(_content_beside(reply, around))
-        if not found or any(image.form in _STRUCTURED and not image.is_secondary for image in beside):
+        if not found or any(image.form in _STRUCTURED and not image.standing for image in beside):
             found = beside
+    if found and all(image.standing >= Standing.INPUT for image in found) and declines(reply, around.client):
+        extractor.reject(found, _DECLINED)
+        found = []
     unique = {image.url: image for image in reversed(found)}
     return reversed(unique.values())
 
@@ -375,23 +315,25 @@ class _Extractor:
     rejected: list[RejectedCandidate] = field(default_factory=list)
 
     def extract(self, content: MessageContent) -> list[FoundImage]:
-        """Return the images of the first rank that finds a primary one, else of the first with a secondary one."""
-        secondary: list[FoundImage] = []
+        """Return the results of the first rank that has any, else the images with the best standing."""
+        others: list[FoundImage] = []
         if content.is_empty:
-            return secondary
+            return others
         for forms in RANKS:
             accepted = self._accepted(forms, content)
             if not accepted:
                 continue
             found = self._without_copies(accepted)
-            if primary := _without_download_links([image for image in found if not image.is_secondary]):
-                self._reject_secondary(found)
-                primary = self._larger_copy(content, primary) or primary
+            if results := _without_download_links([image for image in found if not image.standing]):
+                self.reject([image for image in found if image.standing], _LESSER)
+                results = self._larger_copy(content, results) or results
                 # The last images are returned where there are more than were asked for.
-                return sorted(primary, key=_is_named_result) if any(map(_is_named_otherwise, primary)) else primary
-            if not secondary or _are_larger_copies(found, secondary):
-                secondary = found
-        return secondary
+                return sorted(results, key=_is_named_result) if any(map(_is_named_otherwise, results)) else results
+            if not others or _best_standing(found) < _best_standing(others) or _are_larger_copies(found, others):
+                others = found
+        best = _best_standing(others)
+        self.reject([image for image in others if image.standing > best], _LESSER)
+        return [image for image in others if image.standing is best]
 
     def _larger_copy(self, content: MessageContent, images: Sequence[FoundImage]) -> list[FoundImage]:
         """Return the largest copy of the only image, if a link beside it leads to one, as its label or name says.
@@ -409,12 +351,11 @@ class _Extractor:
             if url and edge >= _LARGE and edge > largest:
                 larger, largest = [FoundImage(url, "link", shown_as=candidate.shown_as)], edge
         if larger:
-            self._reject_copy(shown)
+            self.reject(images, _SMALLER)
         return larger
 
-    def _reject_copy(self, image: FoundImage) -> None:
-        reason = "it is a smaller copy of the result"
-        self.rejected.append(RejectedCandidate(_shorten(image.url), image.form, reason))
+    def reject(self, images: Iterable[FoundImage], reason: str) -> None:
+        self.rejected += [RejectedCandidate(_shorten(image.url), image.form, reason) for image in images]
 
     def guess(self, content: MessageContent) -> Iterator[tuple[int, FoundImage]]:
         """Yield each guess with its unlikeliness."""
@@ -435,7 +376,7 @@ class _Extractor:
                     url, reason = "", "it is cut off"
                 if url:
                     is_open, shown_as = candidate.is_open, candidate.shown_as
-                    found.append(FoundImage(url, form.name, candidate.is_secondary, is_open=is_open, shown_as=shown_as))
+                    found.append(FoundImage(url, form.name, candidate.standing, is_open=is_open, shown_as=shown_as))
                 else:
                     self.rejected.append(RejectedCandidate(_shorten(candidate.value), form.name, reason))
         return found
@@ -447,15 +388,12 @@ class _Extractor:
         # Bytes have no size in their spelling: each inline image is one of its own.
         shown = [read_copy(image.url, *image.shown_as) if image.shown_as else Copy(image.url, 0) for image in found]
         smaller = smaller_copies(shown)
-        for position in sorted(smaller):
-            self._reject_copy(found[position])
+        self.reject([found[position] for position in sorted(smaller)], _SMALLER)
         return [image for position, image in enumerate(found) if position not in smaller]
 
-    def _reject_secondary(self, found: Iterable[FoundImage]) -> None:
-        for image in found:
-            if image.is_secondary:
-                reason = "it is a preview, an advertisement or the like beside the result"
-                self.rejected.append(RejectedCandidate(_shorten(image.url), image.form, reason))
+
+def _best_standing(images: Iterable[FoundImage]) -> Standing:
+    return min((image.standing for image in images), default=Standing.RESULT)
 
 
 def _are_larger_copies(images: Sequence[FoundImage], others: Sequence[FoundImage]) -> bool:

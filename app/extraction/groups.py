@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from app.extraction.filters import is_unrelated
 from app.extraction.mentions import IMAGE_MARKUP, UrlMention
+from app.extraction.standing import is_unrelated
 
 _EMPTY_LINE = re.compile(r"\n[ \t>]*\r?\n")
 _LIST_ITEM = re.compile(r"\n[ \t>]*(?:[-*+•]|[0-9]{1,2}[.)、])[ \t]")

@@ -7,7 +7,7 @@ which URL is downloaded first, so a language that is missing here costs a downlo
 import re
 
 from app.extraction.copies import MIN_RESULT, edge_of_label
-from app.extraction.filters import MAX_LABEL, is_secondary, is_unrelated, last_clause, leads_away
+from app.extraction.standing import MAX_LABEL, Standing, is_unrelated, last_clause, shows_example, standing_of
 from app.extraction.urls import UrlKind, classify_url
 from app.extraction.words import ELSEWHERE_WORDS, RESULT_WORDS
 
@@ -39,8 +39,8 @@ def unlikeliness(words: str, label: str, url: str) -> int:
     text, address = f"{last_clause(words)} {label[:MAX_LABEL]}", url[:_MAX_URL]
     against = (
         ELSEWHERE_WORDS.search(text) is not None,
-        is_unrelated(words, label) or leads_away(words, label),
-        is_secondary(words, label, url),
+        is_unrelated(words, label) or shows_example(words, label),
+        standing_of(words, label, url) > Standing.DOUBTFUL,
         any(0 < edge_of_label(each) <= MIN_RESULT for each in (last_clause(words), label)),
         classify_url(url) is UrlKind.PAGE,
         _PAGE_PATH.search(address) is not None,

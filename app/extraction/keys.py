@@ -5,7 +5,15 @@ from collections.abc import Hashable, Mapping
 from functools import lru_cache
 from typing import TypeVar
 
-from app.extraction.words import ASIDE_WORDS, IMAGE_KEYS, INPUT_WORDS, LINK_KEYS, PREVIEW_WORDS, RESULT_KEYS
+from app.extraction.words import (
+    DECORATION_WORDS,
+    IMAGE_KEYS,
+    INPUT_WORDS,
+    LINK_KEYS,
+    ORIGINAL_WORDS,
+    PREVIEW_WORDS,
+    RESULT_KEYS,
+)
 
 _Key = TypeVar("_Key", bound=Hashable)
 
@@ -18,8 +26,8 @@ _UNMARKED = re.compile(
     re.IGNORECASE,
 )
 
-#: A key with one of these words holds something beside the result: the input, reasoning, a citation, a thumbnail.
-AUXILIARY_WORDS = frozenset(
+#: A key with one of these words holds what is never the result: the input, reasoning, a citation, a thumbnail.
+UNRELATED_KEYS = frozenset(
     """
     api arguments audio avatar callback cancel citation citations cover debug doc docs documentation draft
     error errors favicon frame get grounding help homepage icon init input inputs logo logprobs mask messages
@@ -29,7 +37,7 @@ AUXILIARY_WORDS = frozenset(
     """.split()
 )
 #: The same, unless the key also says that it is a result: these belong to somebody else or to an earlier request.
-FOREIGN_WORDS = frozenset(
+FOREIGN_KEYS = frozenset(
     """
     history params previous query question recommendations recommended related suggestions user
     """.split()
@@ -37,7 +45,7 @@ FOREIGN_WORDS = frozenset(
 #: A key or a label with one of these words holds an image that counts less than any other: one that the client has sent
 #: to be used, an advertisement, or one with the mark of the vendor over it. A product may as well paint such images, so
 #: they count where there is nothing else.
-BESIDE_WORDS = frozenset(
+SECONDARY_KEYS = frozenset(
     """
     ad ads advert banner before canny control controlnet depth pose promo promotion qr qrcode sponsor sponsored
     style template watermark watermarked
@@ -45,8 +53,8 @@ BESIDE_WORDS = frozenset(
 )
 #: Two kinds of keys that mean the image before and the image after the change where both stand in one object. Alone
 #: they mean nothing: "original" is the largest copy beside a thumbnail.
-ORIGIN_WORDS = frozenset("base before from in initial old original source src temp temporary".split())
-OUTCOME_WORDS = frozenset(
+UNCHANGED_KEYS = frozenset("base before from in initial old original source src temp temporary".split())
+CHANGED_KEYS = frozenset(
     """
     after changed dest destination dst edited enhanced final generated modified new out output outputs processed
     result results to transformed upscaled
@@ -83,11 +91,11 @@ RESULT_KEY_WORDS = (
 #: Meanings of keys in other languages, as the English word with the same meaning.
 _MEANINGS = ((IMAGE_KEYS, "image"), (LINK_KEYS, "url"), (RESULT_KEYS, "result"), (PREVIEW_WORDS, "thumbnail"))
 #: Only for keys in other scripts: in English these words have other meanings as keys.
-_OTHER_MEANINGS = ((INPUT_WORDS, "input"), (ASIDE_WORDS, "logo"))
-_KNOWN_WORDS = AUXILIARY_WORDS | FOREIGN_WORDS | BYTES_WORDS | RESULT_KEY_WORDS
+_OTHER_MEANINGS = ((INPUT_WORDS, "input"), (ORIGINAL_WORDS, "original"), (DECORATION_WORDS, "logo"))
+_KNOWN_WORDS = UNRELATED_KEYS | FOREIGN_KEYS | BYTES_WORDS | RESULT_KEY_WORDS
 #: What the label of an image may consist of to be more than a description of what the image shows.
-_LABEL_WORDS = _KNOWN_WORDS | BESIDE_WORDS | ORIGIN_WORDS | OUTCOME_WORDS
-_NAMES_BESIDE = BESIDE_WORDS | FOREIGN_WORDS | AUXILIARY_WORDS
+_LABEL_WORDS = _KNOWN_WORDS | SECONDARY_KEYS | UNCHANGED_KEYS | CHANGED_KEYS
+_NO_RESULT = SECONDARY_KEYS | FOREIGN_KEYS | UNRELATED_KEYS
 
 
 @lru_cache(1024)
@@ -113,10 +121,10 @@ def _split(word: str) -> tuple[str, ...]:
     return next((pair for pair in splits if pair[0] in _KNOWN_WORDS and pair[1] in _KNOWN_WORDS), ())
 
 
-def is_auxiliary(words: frozenset[str]) -> bool:
+def is_unrelated(words: frozenset[str]) -> bool:
     """Check for the words of a key whose value is not the result."""
-    is_foreign = not words.isdisjoint(FOREIGN_WORDS) and words.isdisjoint(OUTCOME_WORDS)
-    return is_foreign or not words.isdisjoint(AUXILIARY_WORDS)
+    is_foreign = not words.isdisjoint(FOREIGN_KEYS) and words.isdisjoint(CHANGED_KEYS)
+    return is_foreign or not words.isdisjoint(UNRELATED_KEYS)
 
 
 def words_of_label(label: str) -> frozenset[str]:
@@ -125,13 +133,13 @@ def words_of_label(label: str) -> frozenset[str]:
     return words if words <= _LABEL_WORDS else frozenset()
 
 
-def names_beside(words: frozenset[str]) -> bool:
-    """Check for the words of a key or a label that holds an image beside the result."""
-    return not words.isdisjoint(_NAMES_BESIDE) and words.isdisjoint(OUTCOME_WORDS)
+def names_secondary(words: frozenset[str]) -> bool:
+    """Check for the words of a key or a label whose image counts only where there is nothing better."""
+    return not words.isdisjoint(_NO_RESULT) and words.isdisjoint(CHANGED_KEYS)
 
 
-def origins_among(named: Mapping[_Key, frozenset[str]]) -> frozenset[_Key]:
+def unchanged_among(named: Mapping[_Key, frozenset[str]]) -> frozenset[_Key]:
     """Return which of several keys or labels, given with their words, name the image before a change."""
-    if all(words.isdisjoint(OUTCOME_WORDS) for words in named.values()):
+    if all(words.isdisjoint(CHANGED_KEYS) for words in named.values()):
         return frozenset()
-    return frozenset(key for key, words in named.items() if words & ORIGIN_WORDS and not words & OUTCOME_WORDS)
+    return frozenset(key for key, words in named.items() if words & UNCHANGED_KEYS and not words & CHANGED_KEYS)

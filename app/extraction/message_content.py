@@ -3,12 +3,13 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from app.extraction.filters import MAX_LABEL, is_secondary, last_clause, says_change
 from app.extraction.groups import with_shared_words
 from app.extraction.mentions import IMAGE_MARKUP, UrlMention
 from app.extraction.own_links import ClientTexts
+from app.extraction.standing import MAX_LABEL, is_unrelated, last_clause, says_result, shows_example, standing_of
 from app.extraction.structured import JsonWalker
 from app.extraction.text import ReplyText
+from app.extraction.urls import has_image_ending, is_same_site
 from app.extraction.words import RESULT_WORDS, UNCHANGED_WORDS
 from app.protocol.text_end import TextEnd
 
@@ -94,27 +95,43 @@ class MessageContent:
 
     @cached_property
     def shows_change(self) -> bool:
-        """Whether something is called the image after a change, so that another is the one before it."""
-        return any(says_change(text) for _, mention in self.mentions for text in _words_of(mention))
+        """Whether something is called a result, or the image after a change, so that another is the one before it."""
+        return any(says_result(text) for _, mention in self.mentions for text in _words_of(mention))
 
-    def is_origin(self, mention: UrlMention) -> bool:
+    def is_unchanged(self, mention: UrlMention) -> bool:
         """Check for the image before a change that the message shows."""
         words = _words_of(mention) if self.shows_change else ()
-        return any(UNCHANGED_WORDS.search(text) and not says_change(text) for text in words)
+        return any(UNCHANGED_WORDS.search(text) and not says_result(text) for text in words)
 
     def is_button(self, mention: UrlMention) -> bool:
         """Check for an image that leads elsewhere, beside one that does not: "Buy me a coffee"."""
         link = mention.enclosing_link
-        is_link = link is not None and link.url != mention.url and self._has_image_without_link
-        return is_link and not any(RESULT_WORDS.search(text) for text in _words_of(mention))
+        if link is None or link.url == mention.url or any(RESULT_WORDS.search(text) for text in _words_of(mention)):
+            return False
+        return self._shows_image_without_link or (self._has_link_to_image and not is_same_site(link.url, mention.url))
 
     @cached_property
-    def _has_image_without_link(self) -> bool:
+    def _shows_image_without_link(self) -> bool:
         return any(
             mention.enclosing_link is None
             and mention.kind in IMAGE_MARKUP
             and not mention.is_icon
-            and not is_secondary(mention.before, mention.label, mention.url)
+            and not standing_of(mention.before, mention.label, mention.url)
+            for _, mention in self.mentions
+        )
+
+    @cached_property
+    def _has_link_to_image(self) -> bool:
+        """Whether the address of an image stands in the text that may be the result, and around no other image."""
+        around = {mention.enclosing_link.url for _, mention in self.mentions if mention.enclosing_link is not None}
+        return any(
+            mention.kind not in IMAGE_MARKUP
+            and mention.url not in around
+            and has_image_ending(mention.url)
+            and not standing_of(mention.before, mention.label, mention.url)
+            and not is_unrelated(mention.before, mention.label)
+            and not shows_example(mention.before, mention.label)
+            and not self._around.client.has_link(mention.url)
             for _, mention in self.mentions
         )
 

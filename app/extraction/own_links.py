@@ -54,6 +54,10 @@ class ClientTexts:
         spellings = {_plain_words(words), _plain_words(_NAME.sub("", words.strip(_AROUND_PROMPT)))}
         return any(_repeats(each, text) for each in spellings if len(each) >= _LEAST_WORDS for text in self._words)
 
+    def contains(self, pattern: re.Pattern[str]) -> bool:
+        """Check for words in a text of the client."""
+        return any(pattern.search(text) is not None for text in self._words)
+
     def has_link(self, url: str) -> bool:
         """Check for a link of the client, however it is escaped, with http or https, with or without its query."""
         if not self._plain:

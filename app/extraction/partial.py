@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from app.extraction.base64_runs import strip_base64
-from app.extraction.forms import FoundImage
+from app.extraction.candidates import FoundImage
 from app.extraction.text import strip_hidden
 from app.protocol.chat_reply import ChatReply
 from app.protocol.redaction import redact_secrets

@@ -6,7 +6,7 @@ The places are names that can be searched for, so that the page needs no transla
 from collections.abc import Mapping
 
 _URLS, _FILTERS, _WORDS = "app/extraction/urls.py", "app/extraction/filters.py", "app/extraction/words.py"
-_FORMS = "app/extraction/forms.py"
+_FORMS, _STANDING = "app/extraction/forms.py", "app/extraction/standing.py"
 
 #: By the reason why a candidate was not taken.
 _OF_REASONS: Mapping[str, str] = {
@@ -21,12 +21,13 @@ _OF_REASONS: Mapping[str, str] = {
     "it is a single pixel, which stands where a picture belongs": f"is_tracking_pixel in {_FILTERS}",
     "it is a small copy that leads to a page": f"leads_to_larger_image in {_FILTERS}",
     "the words around it say that it is not the result": f"UNRELATED_WORDS in {_WORDS}",
-    "it stands in a command": f"_SAMPLE_CODE in {_FILTERS}",
+    "it stands in a command": f"_SAMPLE_CODE in {_STANDING}",
     "it is the poster of a video": "is_poster in app/extraction/posters.py",
     "it is cut off": "LIMNER_UPSTREAM_TIMEOUT, LIMNER_UPSTREAM_IDLE_TIMEOUT, or the limits of the upstream",
+    "the model declines, and the image is for another purpose": "_REFUSAL in app/extraction/refusal.py",
     "it is a smaller copy of the result": "smaller_copies in app/extraction/copies.py",
     "it is a preview, an advertisement or the like beside the result": (
-        f"PREVIEW_WORDS, INPUT_WORDS and ASIDE_WORDS in {_WORDS}, _SECONDARY_PATH in {_FILTERS}"
+        f"PREVIEW_WORDS, INPUT_WORDS and DECORATION_WORDS in {_WORDS}, _SECONDARY_PATH in {_STANDING}"
     ),
 }
 #: Of an address that may lead to anything: whether it is reached, and which one is tried first.

@@ -6,8 +6,8 @@ A video beside an image does not make it one: upstreams show how an image was pa
 import re
 from collections.abc import Collection
 
-from app.extraction.filters import MAX_LABEL, last_clause
 from app.extraction.mentions import UrlMention
+from app.extraction.standing import MAX_LABEL, last_clause
 from app.extraction.urls import file_name
 from app.extraction.words import POSTER_WORDS, PREVIEW_WORDS
 

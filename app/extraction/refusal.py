@@ -4,9 +4,10 @@ import re
 from collections.abc import Sequence
 
 from app.errors import ApiError, ModerationBlocked, NoImageInReply, UpstreamInvalidReply
+from app.extraction.own_links import ClientTexts
 from app.extraction.reasons import ReplyReasons, find_reasons
 from app.extraction.text import visible_text
-from app.extraction.words import ELSEWHERE_WORDS
+from app.extraction.words import DECORATION_WORDS, ELSEWHERE_WORDS, INPUT_WORDS
 from app.protocol.chat_reply import ChatReply
 from app.protocol.redaction import redact_keys, redact_secrets
 from app.protocol.validation_errors import truncate
@@ -18,6 +19,7 @@ _REFUSAL = re.compile(
     | \bviolat(e|es|ed|ing|ion)
     | \bmoderation | \bprohibited\b | \binappropriate\b | \bsexual | \bcopyright | \bnot\ allowed\ to\ (generate|create)
     | \b(can(no|'|’)?t|unable\ to|won(t|'t|’t)|not\ able\ to)\ (help|assist|comply|fulfil|create\ that|generate\ that)
+    | \bnsfw\ (content|detect)
     | 违反 | 违规 | 敏感 | 内容政策 | 使用政策 | 安全(政策|策略|规范|系统|审核|准则) | 不合规 | 不适当 | 拒绝
     | ポリシー | 利用規約 | 不適切 | 著作権 | 정책 | 위배 | 위반 | 부적절 | 저작권
     | 違反 | 違規 | 內容政策 | 审核(未|不) | 審核(未|不) | 拦截 | 攔截 | 版权 | 版權
@@ -49,6 +51,16 @@ def is_refusal(reply: ChatReply) -> bool:
     if reply.refusal or any(reason.is_refusal for reason in find_reasons(reply).reasons):
         return True
     return _REFUSAL.search(visible_text(reply)[:_MAX_SEARCHED]) is not None
+
+
+def declines(reply: ChatReply, client: ClientTexts) -> bool:
+    """Check for a refusal in words that are not the prompt's, which asks for no image that is commonly a decoration."""
+    if client.contains(DECORATION_WORDS) or client.contains(INPUT_WORDS):
+        return False
+    if reply.refusal or any(reason.is_refusal for reason in find_reasons(reply).reasons):
+        return True
+    found = _REFUSAL.finditer(visible_text(reply)[:_MAX_SEARCHED])
+    return any(not client.contains(re.compile(re.escape(match[0]), re.IGNORECASE)) for match in found)
 
 
 def shows_samples(reply: ChatReply, urls: Sequence[str]) -> bool:

@@ -1,7 +1,7 @@
 """Find images in JSON values, by what the keys and types of objects say about the strings below them."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -12,16 +12,16 @@ from app.extraction.base64_runs import Base64Run, resolve_run
 from app.extraction.copies import MIN_RESULT, UNNAMED, edge_of_label
 from app.extraction.keys import (
     BYTES_WORDS,
+    CHANGED_KEYS,
     COPIES_WORDS,
     IMAGE_WORDS,
     LINK_WORDS,
     NAMING_WORDS,
-    OUTCOME_WORDS,
     RESULT_KEY_WORDS,
     TEXT_WORDS,
-    is_auxiliary,
-    names_beside,
-    origins_among,
+    is_unrelated,
+    names_secondary,
+    unchanged_among,
     words_of,
     words_of_label,
 )
@@ -40,7 +40,7 @@ _MAX_FOUND = 250
 _MAX_KEYS = 200
 
 #: Objects of these types are never the result, whatever they contain.
-_AUXILIARY_TYPE = re.compile(
+_UNRELATED_TYPE = re.compile(
     r"(?:url|file|container_file)_?citation|citation|reasoning.*|thinking|redacted_thinking|(?:tool|function|custom_tool)_(?:use|call)"
     r"|input_.*|button|(?:.*[_/.])?(?:video|audio|thumbnail|preview|partial_image|search|search_call|search_result)|web_search.*",
     re.IGNORECASE,
@@ -92,7 +92,7 @@ class ImageField:
     Attributes:
         path: The keys that lead to the string, joined by dots.
         declared: A key or a type says that the string is an image, so its looks do not matter.
-        is_secondary: A key or a label says that the image stands beside the result.
+        is_secondary: A key or a label says that the image is no result.
     """
 
     value: str | Base64Run
@@ -164,9 +164,9 @@ class JsonWalker:
         # Other items are not visited: arrays of numbers are long.
         visited = [item for item in items if isinstance(item, str | list | dict)]
         labels = {id(item): _label_of(item) for item in visited if isinstance(item, dict)}
-        origins = origins_among(labels) if len(labels) > 1 else frozenset()
+        unchanged = unchanged_among(labels) if len(labels) > 1 else frozenset()
         for item in _without_small_copies(visited):
-            is_secondary = place.is_secondary or id(item) in origins
+            is_secondary = place.is_secondary or id(item) in unchanged
             self.walk(item, replace(place, is_secondary=is_secondary, depth=place.depth + 1))
 
     def _walk_object(self, value: Mapping[str, Any], place: _Place) -> None:
@@ -174,30 +174,32 @@ class JsonWalker:
         arguments = value.get("arguments") or (value.get("input") if value.get("type") == "tool_use" else None)
         if arguments and isinstance(value.get("name"), str):
             self.calls.append((value["name"], arguments))
-        if _is_auxiliary(value, place.words):
+        if _is_unrelated(value, place.words):
             return
         declared = place.declared or _declares_image(value)
-        is_labeled_beside = place.is_secondary or names_beside(_label_of(value))
+        is_labeled_secondary = place.is_secondary or names_secondary(_label_of(value))
         has_image, is_search = False, _is_search(value)
         value = _without_smaller_copies(value)
         keys = {key: words_of(key) for key in islice(value, _MAX_KEYS)}
-        beside = {key for key, words in keys.items() if names_beside(words)}
+        secondary = {key for key in keys if names_secondary(keys[key])}
+        order: Iterable[str] = keys
         if len(keys) > 1:
-            beside |= origins_among(keys)
-            keys = dict(sorted(keys.items(), key=lambda item: (item[0] in beside, _preference(*item))))
-        for key, words in keys.items():
+            secondary |= unchanged_among(keys)
+            order = sorted(keys, key=lambda key: (key in secondary, _preference(key, keys[key])))
+        for key in order:
+            words = keys[key]
             is_variant = isinstance(value[key], str) and bool(words & (LINK_WORDS | IMAGE_WORDS | BYTES_WORDS))
-            if is_auxiliary(words) or (is_variant and (has_image or _is_unready(value, key, words))):
+            if is_unrelated(words) or (is_variant and (has_image or _is_unready(value, key, words))):
                 continue
             if is_search and words & IMAGE_WORDS and isinstance(value[key], list) and not _holds_bytes(value[key]):
                 continue
             count = len(self.fields)
             is_copy = has_image and bool(words & COPIES_WORDS)
-            is_secondary = is_labeled_beside or key in beside or is_copy
+            is_secondary = is_labeled_secondary or key in secondary or is_copy
             inner = _Place(
                 path=f"{place.path}.{key}" if place.path else key,
                 declared=declared or bool(words & IMAGE_WORDS),
-                is_secondary=is_secondary and not words & OUTCOME_WORDS,
+                is_secondary=is_secondary and not words & CHANGED_KEYS,
                 depth=place.depth + 1,
             )
             self.walk(value[key], inner)
@@ -271,21 +273,21 @@ def walk_json(value: object) -> JsonWalker:
     return walker
 
 
-def is_auxiliary_key(key: str) -> bool:
+def is_unrelated_key(key: str) -> bool:
     """Check for a key whose value is not the result, such as `thumbnail_url`."""
-    return is_auxiliary(words_of(key))
+    return is_unrelated(words_of(key))
 
 
-def _is_auxiliary(value: Mapping[str, Any], words: frozenset[str]) -> bool:
+def _is_unrelated(value: Mapping[str, Any], words: frozenset[str]) -> bool:
     """Check for an object without a result. `words`: those of its key. What a tool has put out is the model's input."""
     type_name = value.get("type")
-    if type_name == "input_image" and not words.isdisjoint(OUTCOME_WORDS):
+    if type_name == "input_image" and not words.isdisjoint(CHANGED_KEYS):
         type_name = "image"
     media_type = next((value[key] for key in _MEDIA_TYPE_KEYS if value.get(key)), None)
     return (
         value.get("thought") is True
         or any(value.get(key) in ("user", "system", "developer", "human") for key in _AUTHOR_KEYS)
-        or (isinstance(type_name, str) and _AUXILIARY_TYPE.fullmatch(type_name) is not None)
+        or (isinstance(type_name, str) and _UNRELATED_TYPE.fullmatch(type_name) is not None)
         or (isinstance(media_type, str) and _OTHER_MEDIA.match(media_type) is not None and not _is_card(value))
         or _is_from_page(value)
     )
@@ -306,7 +308,7 @@ def _is_from_page(value: Mapping[str, Any]) -> bool:
 def _label_of(value: Mapping[str, Any]) -> frozenset[str]:
     """Return the words with which an object says what its image is for."""
     labels = [value[key] for key in _LABEL_KEYS if isinstance(value.get(key), str)]
-    for key in [key for key, each in value.items() if each is True or each is False]:
+    for key in [key for key in value if value[key] is True or value[key] is False]:
         words = words_of(key)
         if words & (_FLAGS if value[key] else _FLAGS_OF_RESULTS):
             labels.append("draft")
@@ -374,8 +376,8 @@ def _is_unready(value: Mapping[str, Any], key: str, words: frozenset[str]) -> bo
     state = status.lower() if isinstance(status, str) else ""
     if state in _FAILED:
         return not words & BYTES_WORDS
-    is_page = not words & (IMAGE_WORDS | BYTES_WORDS) and classify_url(value[key]) is not UrlKind.IMAGE
-    return state in _UNFINISHED and is_page
+    is_unfinished = state in _UNFINISHED and not words & (IMAGE_WORDS | BYTES_WORDS)
+    return is_unfinished and classify_url(value[key]) is not UrlKind.IMAGE
 
 
 def _preference(key: str, words: frozenset[str]) -> int:

@@ -178,6 +178,11 @@ def normalize_url(url: str) -> str | None:
     return f"{scheme.lower()}://{host[0].lower()}{rest[host.end() :]}".replace(" ", "%20")
 
 
+def is_same_site(one: str, other: str) -> bool:
+    """Check for hosts of one owner, as far as their last two labels tell."""
+    return _split(one)[0].split(".")[-2:] == _split(other)[0].split(".")[-2:]
+
+
 def file_name(url: str) -> str:
     """Return the last segment of the path."""
     return _split(url)[1].rpartition("/")[2]

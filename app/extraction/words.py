@@ -46,15 +46,26 @@ POSTER_WORDS = compile_words(
 #: The image before the change, or what the client sent for it.
 INPUT_WORDS = compile_words(
     """
-    references
-    before original input source reference uploaded previous* earlier vorherig* précédent* anterior* precedent* vorige
-    poprzedni* предыдущ* 上一版 旧版 舊版 以前の 이전 vorher eingabe* referenz* hochgeladen* ausgangsbild* avant
-    entrée référence* antes entrada referencia referência voor_de przed wejści* önce orijinal girdi referans
-    sebelum asli masukan referensi trước ảnh_gốc исходн* оригинал* загруженн* вхідн* 修改前 编辑前 編輯前 原始 输入
-    輸入 上传 上傳 参考图 參考圖 変更前 編集前 元画像 入力 参考画像 수정_전 편집_전 원본 입력 참고 قبل الأصلية
-    المدخلة मूल संदर्भ ต้นฉบับ 参考: 参考： you_sent you_uploaded you_provided your_photo_was:* your_image_was:*
-    your_picture_was:*
+    references before input source reference uploaded previous* earlier user_upload* vorherig* précédent*
+    anterior* precedent* vorige poprzedni* предыдущ* 上一版 旧版 舊版 以前の 이전 vorher eingabe* referenz*
+    hochgeladen* ausgangsbild* avant entrée référence* antes entrada referencia referência voor_de przed wejści*
+    önce girdi referans sebelum masukan referensi trước prima исходн* загруженн* вхідн* 修改前 编辑前 編輯前
+    输入 輸入 上传 上傳 参考图 參考圖 変更前 編集前 入力 参考画像 수정_전 편집_전 입력 참고 قبل المدخلة पहले संदर्भ
+    ก่อน 参考: 参考： you_sent you_uploaded you_provided your_photo_was:* your_image_was:* your_picture_was:*
     """
+)
+#: The largest copy of the result, or the image before a change. Others that mean both: `UNCHANGED_WORDS`.
+ORIGINAL_WORDS = compile_words(
+    """
+    original orijinal asli ảnh_gốc оригинал* 原始 원본 الأصلية मूल ต้นฉบับ
+    """
+)
+#: Names of images that steer how a result is painted, or that are painted for such a use.
+CONTROL_NAMES = re.compile(
+    r"(?:mask|depth|normal|canny|(?:open)?pose|style|control(?:net)?|edges?|segmentation|line ?art|scribble)"
+    r"(?: (?:maps?|image|reference|ref|used|guide|\([\w ]{1,20}\))){0,3}"
+    r"|蒙版|遮罩|深度图|法线图|线稿|姿势图|姿态图|骨架图|风格图|控制图|マスク|深度マップ|線画|마스크",
+    re.IGNORECASE,
 )
 #: The image after a change and the one before it, where both are shown. Alone these words mean nothing.
 CHANGED_WORDS = compile_words(
@@ -66,8 +77,8 @@ CHANGED_WORDS = compile_words(
     """
 )
 UNCHANGED_WORDS = compile_words("до 原图 原圖 元画像 元の画像 원래 до_изменени* до_обработки")
-#: Images for something else: marks of the vendor, advertisements, similar images.
-ASIDE_WORDS = compile_words(
+#: Images for another purpose: marks of the vendor, avatars, advertisements, similar images.
+DECORATION_WORDS = compile_words(
     """
     ähnlich* simil* podobn* похож* recommended recommendations empfehlungen recommandations recomendaciones
     recomendações you_may_also_like more_from 猜你喜欢 猜你喜歡 推荐 推薦 おすすめ 추천 打赏 打賞 赞赏 logo icon avatar
@@ -154,12 +165,16 @@ UNRELATED_WORDS = re.compile(
     r"|来自(?:网络|互联网)|來自網路|网上找|(?:ウェブ|ネット)で見つ|인터넷에서 찾"
     r"|\b(?:sources?|ref(?:erence)?s?|citations?|quellen?|fuentes?|fonti?|fontes?|bronn?en?|źródł[oa]|kaynak|sumber|nguồn|источники?)"
     r"\s?[:：]|搜索结果|搜尋結果|(?:来源|來源|出典|출처|المصدر|स्रोत|ที่มา)\s?[:：]"
+    # Links that an upstream could not read are those of the client.
+    r"|(?:fail(?:ed|ure)? to|unable to|could(?: not|n't|n’t)|can(?:not|'t|’t)|error(?: while)?) "
+    r"(?:download|fetch|access|open|retriev|read|process|decod|pars|edit)\w*(?: \w+){0,4}:? *$"
+    r"|无法(?:下载|读取|访问|处理|解析|识别|获取)[^，。；,;]{0,12}$"
     r"|出处|參考資料|参考资料|参考链接|扫码|加群|交流群|关注.{0,8}公众号",
     re.IGNORECASE,
 )
-#: What sends the reader elsewhere, or is what an image is about: an example, documentation. Of an image that is shown,
-#: these words may repeat what it shows, so they count only beside a better one.
-AWAY_WORDS = re.compile(
+#: Examples and documentation. Of an image that is shown, these words may repeat what it shows, so they count only
+#: beside a better one.
+EXAMPLE_WORDS = re.compile(
     r"\b(?:for example|e\.g\.|see also|read more|learn more|powered by)\b|documentation|例如|比如|文档|教程|公众号",
     re.IGNORECASE,
 )

@@ -14,8 +14,9 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NoImageInReply, UserError
+from app.extraction.candidates import FoundImage
 from app.extraction.filters import is_tracking_pixel
-from app.extraction.forms import FoundImage, find_guesses, find_images
+from app.extraction.forms import find_guesses, find_images
 from app.extraction.partial import PartialImageTracker
 from app.extraction.refusal import is_refusal, no_image_error, shows_samples
 from app.extraction.urls import file_name, has_image_ending

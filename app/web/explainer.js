@@ -25,6 +25,7 @@ const REASONS = {
   "it is a smaller copy of the result": "reason_smaller",
   "it stands in a command": "reason_command",
   "it is a preview, an advertisement or the like beside the result": "reason_lesser",
+  "the model declines, and the image is for another purpose": "reason_declined",
   "it is no http or https address": "reason_address",
   "it stands where a picture belongs, but is none": "reason_stand_in",
   "it leads to a video": "reason_video",

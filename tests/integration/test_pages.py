@@ -222,7 +222,7 @@ def test_the_page_can_translate_every_word_about_a_pasted_reply() -> None:
     """One reason is missing: the page sends no input images, so a reply cannot repeat one."""
     extraction = WEB_DIR.parent / "extraction"
     judged = "".join((extraction / f"{name}.py").read_text() for name in ("forms", "filters"))
-    reasons = re.findall(r'(?:rejection=|rejection = |reason = |return "", |\("", )f?"([^"]+)"', judged)
+    reasons = re.findall(r'(?:rejection=|rejection = |reason = |_[A-Z]+ = |return "", |\("", )f?"([^"]+)"', judged)
     kinds_of_files = [reasons.pop(at) for at, each in enumerate(reasons) if "{kind.value}" in each]
     reasons += [kinds_of_files[0].replace("{kind.value}", kind.value) for kind in (UrlKind.VIDEO, UrlKind.OTHER_FILE)]
     pasted = (extraction / "explain.py").read_text().partition("\ndef text_report(")[0]

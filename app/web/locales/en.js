@@ -152,6 +152,7 @@ export default {
   reason_smaller: "it is a smaller copy of the result",
   reason_cut: "it is cut off",
   reason_lesser: "it is a preview, an advertisement or the like beside the result",
+  reason_declined: "the model declines, and the image is for another purpose",
   reason_address: "it is no http or https address",
   reason_stand_in: "it stands where a picture belongs, but is none",
   reason_video: "it leads to a video",

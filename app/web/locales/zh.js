@@ -152,6 +152,7 @@ export default {
   reason_smaller: "是结果的较小副本",
   reason_cut: "被截断了",
   reason_lesser: "是结果之外的预览、广告之类",
+  reason_declined: "模型已拒绝请求，且该图片另有用途",
   reason_address: "不是 http 或 https 地址",
   reason_stand_in: "占着图片的位置，却不是图片",
   reason_video: "指向视频",

@@ -2,8 +2,16 @@
 
 import pytest
 
-from app.extraction.filters import is_name, is_secondary, is_unrelated, last_clause, leads_away, names_result
 from app.extraction.own_links import ClientTexts
+from app.extraction.standing import (
+    Standing,
+    is_name,
+    is_unrelated,
+    last_clause,
+    names_result,
+    shows_example,
+    standing_of,
+)
 
 URL = "https://cdn.example.com/gen/a1.png"
 
@@ -30,7 +38,7 @@ URL = "https://cdn.example.com/gen/a1.png"
     ],
 )
 def test_a_secondary_image_is_known_by_words_label_or_path(words: str, label: str, url: str, secondary: bool) -> None:
-    assert is_secondary(words, label, url) is secondary
+    assert (standing_of(words, label, url) > Standing.DOUBTFUL) is secondary
 
 
 @pytest.mark.parametrize(
@@ -57,7 +65,7 @@ def test_an_unrelated_image_is_known_by_words(words: str, label: str, unrelated:
     ],
 )
 def test_an_image_beside_the_result_may_stand_in_documentation(words: str, label: str, away: bool) -> None:
-    assert leads_away(words, label) is away
+    assert shows_example(words, label) is away
 
 
 @pytest.mark.parametrize(

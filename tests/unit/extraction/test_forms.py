@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from app.errors import UpstreamInvalidReply
 from app.extraction import forms
-from app.extraction.forms import FORMS, ExtractionResult, explain, find_images
+from app.extraction.candidates import ExtractionResult
+from app.extraction.forms import FORMS, explain, find_images
 from app.extraction.text import visible_text
 from app.protocol.chat_reply import ChatReply
 from app.protocol.reply_parser import ReplyParser, read_reply

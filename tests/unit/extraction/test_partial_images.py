@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.extraction.forms import FoundImage
+from app.extraction.candidates import FoundImage
 from app.extraction.partial import PartialImageTracker
 
 

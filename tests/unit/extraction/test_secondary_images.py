@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.extraction.forms import find_images
+from app.extraction.forms import explain, find_images
 from app.protocol.reply_parser import read_reply
 
 A, B, C = (f"https://cdn.example.com/gen/{name}.png" for name in ("a1", "b2", "c3"))
@@ -36,7 +36,7 @@ FLAGS = [
     Case("a preview alone", {"images": [{"url": A, "preview": True}]}, [A]),
 ]
 KEYS = [
-    Case("a button", {"blocks": [{"type": "image", "url": A}, {"type": "button", "url": LOGO}]}, [A]),
+    Case("a button", {"blocks": [{"type": "image", "url": A}, {"type": "button", "url": B}]}, [A]),
     Case("a temporary file", {"images": [{"type": "temp", "url": A}, {"type": "output", "url": B}]}, [B]),
     Case("temporary files alone", {"images": [{"type": "temp", "url": A}, {"type": "temp", "url": B}]}, [A, B]),
     Case("the usual size and the full one", {"images": [{"urls": {"small": A, "regular": B, "full": C}}]}, [C]),
@@ -65,7 +65,54 @@ MARKUP = [
     Case("words behind two hyphens", f"{A}-- enjoy", [A]),
     Case("a name that ends with a hyphen", "https://cdn.example.com/f/abc-", []),
 ]
-CASES = [*MARKS, *FLAGS, *KEYS, *MARKUP]
+STANDINGS = [
+    Case("two originals and an avatar", f"![An original fox]({A})\n![The original, again]({B})\n![avatar]({LOGO})", [A, B]),
+    Case("an original behind an avatar", f"![avatar]({LOGO})\n![original character]({A})", [A]),
+    Case("an input as a subject and a logo", f"![Input device]({A})\n![logo]({LOGO})", [A]),
+    Case("a preview and the original", f"![Vorschau]({A})\n![Original]({B})", [B]),
+    Case("the original and a preview", f"원본: {B}\n썸네일: {A}", [B]),
+    Case("a preview and the input", f"![preview]({B})\n![uploaded photo]({A})", [B]),
+    Case("a logo in markup, the original as a link", f"![logo]({LOGO})\nOriginal: {A}", [A]),
+    Case("the input in markup, a preview as a link", f"![your upload](https://h.example/upload.png)\n预览：{A}", ["https://h.example/upload.png"]),
+    Case("the original beside a result", f"![原图]({A})\n![结果]({B})", [B]),
+    Case("a result beside the original", f"结果：{B}\n原图：{A}", [B]),
+    Case("the original beside a copy", f"网页版：{A}\n原图：{B}", [A, B]),
+    Case("the final original", f"![预览]({A})\n![最终原图]({B})", [B]),
+    Case("the image before a change, in Italian", f"![Prima]({A})\n![Dopo]({B})", [B]),
+    Case("the image after a change, in Thai", f"หลัง: {B}\nก่อน: {A}", [B]),
+    Case("a mask and a result", f"Mask used: {A}\nInpainted image: {B}", [B]),
+    Case("a style and a result", f"- Style: ![style]({A})\n- Output: ![out]({B})", [B]),
+    Case("maps and a result", f"Depth: {A}\nNormal map: {C}\nFinal: {B}", [B]),
+    Case("what steers a model", f"![control image (canny)]({A})\n![generated]({B})", [B]),
+    Case("a mask in Chinese", f"蒙版：{A}\n重绘结果：{B}", [B]),
+    Case("a mask that is painted", f"![A fox with a mask]({A})\n![A fox in style]({B})", [A, B]),
+    Case("a depth map that was asked for", f"Original: {A}\nDepth map: {B}", [A, B]),
+    Case("a depth map alone", f"Depth map: {A}", [A]),
+    Case("an original that leads to a page", f"[![Original]({A})](https://relay.example.net/view/5)", [A]),
+    Case("a link to a large preview", f"Preview: [![x](https://h.example/t.png)]({A})", [A]),
+    Case("a badge that leads to another site", f"{A}\n\n[![GitHub]({LOGO[:-8]}gh.png)](https://github.com/x/y)", [A]),
+    Case("the image, which leads to another site", f"[![fox]({A})](https://gallery.example.org/1)", [A]),
+    Case("the image, which leads to its own site, beside a link", f"{B}\n[![fox]({A})](https://www.example.com/1)", [A]),
+    Case("the image, beside a link to its source", f"Source: {B}\n[![fox]({A})](https://gallery.example.org/1)", [A]),
+    Case("the image, beside an example", f"For example {B}\n[![fox]({A})](https://gallery.example.org/1)", [A]),
+    Case("a link that could not be read", f"Could not download {A} (403 Forbidden)", []),
+    Case("a link that could not be read, in Chinese", f"无法处理您上传的图片 {A}，格式不支持", []),
+    Case("a link that may not open", f"If you cannot open the page, use this: {A}", [A]),
+]  # fmt: skip
+NO = "Sorry, I can't help with that request."
+REFUSALS = [
+    Case("an avatar before a refusal", f"![bot](https://relay.example.net/avatar.png) {NO}", []),
+    Case("a banner behind a refusal", f"{NO}\n\n---\n![Join us](https://relay.example.net/ads/banner.png)", []),
+    Case("an earlier result in a refusal", f"I can't help with that. My last one: ![previous]({A})", []),
+    Case("an example in a refusal", f"内容审核未通过。参考示例：![示例]({A})", []),
+    Case("a code to scan in a refusal", f"提示词违规。\n客服：![客服]({A})", []),
+    Case("an avatar, and a refusal in its own field", {"content": f"![avatar]({LOGO})", "refusal": "No."}, []),
+    Case("an avatar, and the reason to stop", {"content": f"![avatar]({LOGO})", "native_finish_reason": "SAFETY"}, []),
+    Case("a preview in a refusal", f"![preview]({A})\nIt violates our policies.", [A]),
+    Case("a result with words of a refusal", f"![fox]({A})\nUse must not violate our policies.", [A]),
+    Case("a logo without a refusal", f"![logo]({LOGO})", [LOGO]),
+]
+CASES = [*MARKS, *FLAGS, *KEYS, *MARKUP, *STANDINGS, *REFUSALS]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -73,3 +120,22 @@ def test_only_the_results_are_found(case: Case) -> None:
     message = {"content": case.message} if isinstance(case.message, str) else case.message
     reply = read_reply(orjson.dumps({"choices": [{"message": message}]}))
     assert [image.url for image in find_images(reply)] == case.found
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found"),
+    [
+        ("a fox", []),
+        ("a logo for a shop", [LOGO]),
+        ("the sign of copyright", [LOGO]),
+    ],
+)
+def test_words_of_the_prompt_make_no_refusal_of_a_reply(prompt: str, found: list[str]) -> None:
+    body = {"choices": [{"message": {"content": f"Mind the copyright. ![logo]({LOGO})"}}]}
+    assert [image.url for image in find_images(read_reply(orjson.dumps(body)), [prompt])] == found
+
+
+def test_an_image_of_a_refusal_is_rejected_with_its_reason() -> None:
+    body = {"choices": [{"message": {"content": f"{NO} ![logo]({LOGO})"}}]}
+    rejected = explain(read_reply(orjson.dumps(body))).rejected
+    assert [each.reason for each in rejected] == ["the model declines, and the image is for another purpose"]

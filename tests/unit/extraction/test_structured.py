@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.extraction.base64_runs import MARK, Base64Run
-from app.extraction.structured import JsonWalker, is_auxiliary_key
+from app.extraction.structured import JsonWalker, is_unrelated_key
 from tests.support.image_files import PNG_BASE64 as PNG
 
 URL = "https://a.example/x.png"
@@ -91,6 +91,6 @@ def test_values_beyond_a_limit_are_not_visited() -> None:
     assert len(walker.fields) == 250
 
 
-def test_an_auxiliary_key_is_known_by_its_words() -> None:
-    assert is_auxiliary_key("thumbnail_url")
-    assert not is_auxiliary_key("url")
+def test_an_unrelated_key_is_known_by_its_words() -> None:
+    assert is_unrelated_key("thumbnail_url")
+    assert not is_unrelated_key("url")
