@@ -136,7 +136,7 @@ class SimulatedRedis:
 
 def _describe(args: list[Any], reply: list[bytes]) -> str:
     document = orjson.loads(args[1])
-    shown = {name: document.get(name) for name in ("id", "reader", "is_retry", "delivered", "fields", "signs")}
+    shown = {name: document.get(name) for name in ("id", "reader", "is_retry", "delivered", "fields", "heartbeats")}
     if shown["fields"] is not None:
         shown["fields"] = {name: value for name, value in shown["fields"].items() if len(str(value)) < 16}
     what = ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)

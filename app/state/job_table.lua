@@ -14,9 +14,9 @@ local OK, CLAIMED, JOINED, JOINED_OWN, KEY_REUSED = 'ok', 'claimed', 'joined', '
 local IN_FLIGHT, SUBMITTED, DONE, AWAITED, NOT_OWNER = 'in_flight', 'submitted', 'done', 'awaited', 'not_owner'
 local ORPHANED, LOST, UNKNOWN, SETTLING = 'orphaned', 'lost', 'unknown', 'settling'
 
--- More than any time. Unread jobs are ordered by the time since which they are unread, less this; delivered ones by the
--- time of delivery, plus this: so unread jobs come first, and delivered ones last. A result that a client seems to read has
--- this very place.
+-- More than any time. The score of an unread job in its group is the time since which it is unread, less this; that of a
+-- delivered one is the time of delivery, plus this: so unread jobs come first, and delivered ones last. A result that a
+-- client seems to read has this very score.
 local FAR = 1e14
 
 -- Since when commands have come without a long silence. Idle replicas give heartbeats too, so a long silence says that Redis
@@ -43,18 +43,19 @@ local function read(id)
   return record.owner and record.owner ~= '' and record
 end
 
--- Which run of Redis this is; empty where Redis does not say.
-local function this_run()
+-- The id of this start of Redis; empty where Redis does not tell it.
+local function redis_run_id()
   local _, facts = pcall(redis.call, 'INFO', 'server')
   return type(facts) == 'string' and string.match(facts, 'run_id:(%w+)') or ''
 end
 
--- When this table began: no record that it has been told of is older. Redis may have lost its data then.
-if redis.call('SET', key_of('epoch'), now, 'NX') then redis.call('SET', key_of('run'), this_run()) end
+-- When this table began: no record that was written since is older. Redis may have lost its data then.
+if redis.call('SET', key_of('epoch'), now, 'NX') then redis.call('SET', key_of('run'), redis_run_id()) end
 
--- A new run of Redis, or a replica of it that has taken its place, may lack what was written last, so the table begins anew.
+-- Redis that was started again, or a replica of it that has replaced it, may lack what was written last, so the table begins
+-- anew.
 local function epoch()
-  local before, run = redis.call('GET', key_of('run')), this_run()
+  local before, run = redis.call('GET', key_of('run')), redis_run_id()
   if before and before ~= run then redis.call('SET', key_of('epoch'), now) end
   redis.call('SET', key_of('run'), run)
   return redis.call('GET', key_of('epoch'))
@@ -62,8 +63,8 @@ end
 
 local function age() return now - epoch() end
 
--- Whether a record is of an earlier run of Redis, and its owner has not confirmed it since: it may have given the job up, or
--- lost it to another one, and Redis has forgotten that.
+-- Whether a record is of an earlier start of Redis, and its owner has not confirmed it since: it may have given the job up,
+-- or lost it to another one, and Redis has forgotten that.
 local function is_stale(record) return record.heartbeat + 0 < tonumber(epoch()) end
 
 local function is_owned_by_another(id)
@@ -77,7 +78,7 @@ local function extend(key, milliseconds)
 end
 
 -- The last time at which an owner gave a heartbeat, or began to be able to give one.
-local function last_sign(record) return math.max(record.heartbeat, reached_since) end
+local function last_heartbeat(record) return math.max(record.heartbeat, reached_since) end
 
 -- Count the replicas with a lease. Where Redis was away, nobody could renew one, and those that wait do so soon.
 local function count_readers(id)
@@ -102,11 +103,11 @@ local function joinable_from(id, record)
   local lease_over = last_look and last_look + args.suspect_after or 0
   if record.readers + 0 == 0 and lease_over < now then return now - FAR end
   local readers = record.readers + count_readers(id)
-  local silent_from = record.has_outcome and FAR or last_sign(record) + args.suspect_after * math.max(1, readers)
+  local silent_from = record.has_outcome and FAR or last_heartbeat(record) + args.suspect_after * math.max(1, readers)
   return record.readers + 0 == 0 and math.min(silent_from, lease_over) or silent_from
 end
 
--- Order a job among those of its group. One that stays unread, or delivered, keeps its place unless it is to `move`.
+-- Order a job among those of its group. One that stays unread, or delivered, keeps its score unless it is to `move`.
 local function index(group_key, id, move)
   local record = read(id)
   local from = record and joinable_from(id, record)
@@ -123,29 +124,30 @@ end
 
 local function has_outcome(id) return redis.call('HEXISTS', key_of(id), 'outcome') == 1 end
 
--- The number of the latest command of this owner that told of a job; 0 where the job is not its own.
+-- The number of the latest command of this owner about a job; 0 where the job is not its own.
 local function latest_command(id)
   local owner, sequence = unpack(redis.call('HMGET', key_of(id), 'owner', 'sequence'))
   return owner == args.owner and tonumber(sequence or 0) or 0
 end
 
--- Commands of one owner may overtake each other. A number of readers that was sent earlier than the one that is known is
--- no news: a heartbeat must not say that a client is there whose end of waiting is known already. Returns whether it is news.
-local function is_news(id)
+-- Note that this command is about a job, and return whether none has come that was sent later: commands of one owner may
+-- overtake each other. The number of readers in an overtaken one is out of date: a heartbeat must not say that a client is
+-- there whose end of waiting is known already.
+local function note_command(id)
   if latest_command(id) > args.sequence then return false end
   redis.call('HSET', key_of(id), 'sequence', args.sequence)
   return true
 end
 
--- How many readers a job has, by the number that its owner has told. That knows nothing yet of a reader whose claim was on its
--- way when the number was sent, although the claim may have arrived before it.
-local function count_told(id, readers, claim)
+-- How many readers a job has at its owner, which has sent this number. The number lacks a reader whose claim was on its way
+-- then, although that claim may have arrived first.
+local function readers_at_owner(id, readers, claim)
   local joined_by = redis.call('HGET', key_of(id), 'joined_here_by')
   return readers + (joined_by and joined_by + 0 == claim and 1 or 0)
 end
 
 local function write(id, fields)
-  is_news(id)
+  note_command(id)
   for name, value in pairs(fields) do redis.call('HSET', key_of(id), name, value) end
   redis.call('HSET', key_of(id), 'owner', args.owner, 'heartbeat', now)
   redis.call('PEXPIRE', key_of(id), args.ttl)
@@ -159,33 +161,33 @@ local function delete(id)
 end
 
 -- Leave a tombstone: the owner may only have been slow, and must find out that the job is not its own any more.
-local function bury(id)
+local function leave_tombstone(id)
   delete(id)
   redis.call('HSET', key_of(id), 'owner', '')
   redis.call('PEXPIRE', key_of(id), args.delivery_lease)
 end
 
--- How many requests of the group have ended with nothing, at no cost: their clients had left, or were told of an error, and
--- mark their retries. For as long as such a retry may come, it is no evidence that the client of another job is gone.
+-- How many requests of the group have ended with nothing, at no cost: their clients had left, or got an error, and mark
+-- their retries. For as long as such a retry may come, it is no evidence that the client of another job is gone.
 local unserved = args.prefix .. 'unserved:' .. group
 
 local function has_unserved() return tonumber(redis.call('HGET', unserved, 'count') or 0) > 0 end
 
-local function count_unserved(more)
+local function add_unserved(more)
   redis.call('HINCRBY', unserved, 'count', more)
   redis.call('PEXPIRE', unserved, args.delivered_for)
 end
 
 local function note_unserved(id)
   redis.call('HSET', key_of(id), 'unserved', '1')
-  count_unserved(1)
+  add_unserved(1)
 end
 
--- Note that a job goes on that has no record: a request has joined it just before it was given up, or a retry has begun it while
--- Redis was away.
+-- Note that a job goes on that has no record: a request has joined it just before it was given up, or a retry has begun it
+-- while Redis was away.
 local function note_begun(id)
   local goes_on = redis.call('HDEL', key_of(id), 'unserved') == 1
-  if goes_on or (args.is_retry and not args.keyed) then count_unserved(-1) end
+  if goes_on or (args.is_retry and not args.keyed) then add_unserved(-1) end
 end
 
 -- Delete a record of the replica that asks. For a while it is remembered that this was done: a command that was sent before
@@ -202,13 +204,13 @@ local function was_given_up(id)
   return not owner and by == args.owner and sequence + 0 > args.sequence
 end
 
-local function is_orphan(record) return not record.has_outcome and now - last_sign(record) > args.dead_after end
+local function is_orphan(record) return not record.has_outcome and now - last_heartbeat(record) > args.dead_after end
 
--- Whether nothing is lost with a job that an earlier run of Redis has left. Its owner may have given it up since, or another
--- one taken it over: in this run neither the owner nor a replica that waits has come for it.
+-- Whether nothing is lost with a job of an earlier start of Redis. Its owner may have given it up since, or another one taken
+-- it over: since Redis was started again, neither the owner nor a replica that waits has come for it.
 local function is_unconfirmed(id, record)
-  local is_worthless = record.submitted == '0' and (record.retry_free == '1' or not record.has_outcome)
-  if not is_worthless or not is_stale(record) then return false end
+  local has_cost_nothing = record.submitted == '0' and (record.retry_free == '1' or not record.has_outcome)
+  if not has_cost_nothing or not is_stale(record) then return false end
   local latest_lease = redis.call('ZREVRANGE', readers_key(id), 0, 0, 'WITHSCORES')[2] or 0
   return latest_lease - args.reader_lease < tonumber(epoch())
 end
@@ -233,7 +235,7 @@ local function is_run_here(id, record) return is_own(record) and not is_given_up
 -- Count one more reader. The owner counts those that it has itself, until its next heartbeat says how many they are.
 local function add_reader(id, record)
   if is_run_here(id, record) then
-    is_news(id)
+    note_command(id)
     redis.call('HINCRBY', key_of(id), 'readers', 1)
     redis.call('HSET', key_of(id), 'joined_here_by', args.sequence)
   else
@@ -249,8 +251,8 @@ local function mark_delivered(id)
   index(group, id, true)
 end
 
--- Without an idempotency key the loss of a job is reported to one request; a client that asks again after that wants to
--- pay again. Returns whether another request has been told already.
+-- Report the loss of a job to a request. Without an idempotency key only one request learns of it; a client that asks again
+-- after that wants to pay again. Returns whether it was reported to another request before.
 local function was_reported_to_another(id, record, reader)
   if not args.keyed and record.loss_reported_to and record.loss_reported_to ~= reader then return true end
   redis.call('HSET', key_of(id), 'loss_reported_to', reader)
@@ -259,14 +261,14 @@ end
 
 local function joined(id, record) return {is_run_here(id, record) and JOINED_OWN or JOINED, id} end
 
--- What this request was told when this very claim came for the first time, or nil. The reply to that was lost. The replica
+-- The reply to this very claim if it comes once more, since its first reply was lost; nil if it is new. The replica
 -- may have been paused before it sent the claim once more, and another one may have taken the job over meanwhile, finished
 -- it, and delivered it: then the request joins it.
-local function told_before()
+local function repeated_reply()
   local record = read(args.id)
   if was_given_up(args.id) then return {CLAIMED, args.id} end
   if record and record.owner == args.owner then
-    -- A claim that was given up may arrive behind what the owner has told since.
+    -- A claim that was given up may arrive behind later commands of the owner.
     if latest_command(args.id) <= args.sequence then write(args.id, args.fields) end
     return {CLAIMED, args.id}
   end
@@ -289,8 +291,8 @@ local function join(id, record)
   return joined(id, record)
 end
 
--- Whether the client may have sent the request before, and seem to wait for its job, so that it may join one that has readers.
-local function takes_any() return args.keyed or (args.is_retry and not has_unserved()) end
+-- Whether the request may join a job that has readers: its client may have sent it before, and only seem to wait.
+local function may_join_read_job() return args.keyed or (args.is_retry and not has_unserved()) end
 
 -- For how long a request has to wait before it may claim a job: where the table is so young that owners may not have restored
 -- their records yet, one with an idempotency key has to wait, and so has a retry. It names the table that it has waited for,
@@ -300,20 +302,21 @@ local function time_to_wait()
   return must_wait and args.settled_after - age() or 0
 end
 
--- A job of the group that the request may join: what it is told, or nil. Only the first in order is looked at. Records
--- that are in the way are removed, and places that are out of date are mended, each once.
+-- The reply to a request that joins a job of the group, or must not have a new one; nil where there is no such job. Only the
+-- first in order is looked at. Records that are in the way are removed, and scores that are out of date are mended, each
+-- once.
 local function find_joinable()
   while true do
-    local id, place = unpack(redis.call('ZRANGE', group, 0, 0, 'WITHSCORES'))
+    local id, score = unpack(redis.call('ZRANGE', group, 0, 0, 'WITHSCORES'))
     if not id then return nil end
     local record = read(id)
     local from = record and joinable_from(id, record)
-    local may_join = from and (takes_any() or from <= now)
+    local may_join = from and (may_join_read_job() or from <= now)
     if not from then
       redis.call('ZREM', group, id)
     elseif record.fingerprint ~= args.fields.fingerprint then
       return {KEY_REUSED, id}
-    elseif not may_join and place + 0 > now then
+    elseif not may_join and score + 0 > now then
       return nil
     elseif not may_join then
       redis.call('ZADD', group, from, id)
@@ -324,10 +327,10 @@ local function find_joinable()
       delete(id)
     elseif is_unconfirmed(id, record) then
       if time_to_wait() > 0 then return nil end
-      bury(id)
+      leave_tombstone(id)
     elseif is_orphan(record) and count_readers(id) == 0 then
       -- If replicas wait for an orphan, one of them takes it over; otherwise this request replaces it.
-      bury(id)
+      leave_tombstone(id)
     else
       return join(id, record)
     end
@@ -341,13 +344,13 @@ local commands = {}
 -- a job of this replica that nobody wants. The request joins it only where other replicas wait for it, so that its outcome
 -- is on its way.
 function commands.claim()
-  local told = told_before()
-  if told then return told end
+  local repeated = repeated_reply()
+  if repeated then return repeated end
   redis.call('ZREMRANGEBYSCORE', group, FAR + 1, FAR + now - args.delivered_for)
   for _, id in ipairs(args.unread) do
     local record = read(id)
     if not record then return {JOINED_OWN, id} end
-    if record.owner == args.owner and is_news(id) then
+    if record.owner == args.owner and note_command(id) then
       redis.call('HSET', key_of(id), 'readers', 0)
       index(group, id)
     end
@@ -357,12 +360,12 @@ function commands.claim()
   local wait = time_to_wait()
   if wait > 0 then return {SETTLING, string.format('%d ', wait) .. epoch()} end
   -- Also below 0: a retry may have overtaken the request that it repeats.
-  if args.is_retry and not args.keyed then count_unserved(-1) end
+  if args.is_retry and not args.keyed then add_unserved(-1) end
   write(args.id, args.fields)
   return {CLAIMED, args.id}
 end
 
--- Whether the table has forgotten a job with an idempotency key, and another one has taken its place.
+-- Whether the table has forgotten a job with an idempotency key, and another one has replaced it.
 local function is_replaced(id)
   if not args.keyed or read(id) then return false end
   while true do
@@ -375,7 +378,7 @@ end
 
 -- Store the state of a job, or its outcome. Restores what Redis has forgotten. `submitted` never goes back. A job without
 -- an outcome runs again, or was delivered: the outcome of an earlier run would be an error that no replica can mend. A state
--- that was given up may arrive behind the outcome, and is no news then.
+-- that was given up may arrive behind the outcome, and is out of date then.
 function commands.publish()
   -- An owner that does not confirm a record after a restart of Redis may have lost the job to this one before.
   local record = read(args.id)
@@ -386,19 +389,19 @@ function commands.publish()
   -- An outcome that comes once more is there already, and may have been delivered since.
   if outcome ~= '' and has_outcome(args.id) and latest_command(args.id) >= args.sequence then return {OK} end
   if redis.call('HGET', key_of(args.id), 'submitted') == '1' then args.fields.submitted = '1' end
-  local news = is_news(args.id)
+  local is_latest = note_command(args.id)
   if outcome ~= '' then
     if count_readers(args.id) > 0 then args.ttl = math.max(args.ttl, args.delivery_lease) end
     redis.call('HSET', key_of(args.id), 'outcome', outcome)
-  elseif not news and has_outcome(args.id) then
+  elseif not is_latest and has_outcome(args.id) then
     return {OK}
   else
     redis.call('HDEL', key_of(args.id), 'outcome')
   end
   -- An outcome waits for anyone, whoever has joined while it was published.
   if outcome == '' then
-    local told = count_told(args.id, args.fields.readers, args.claim)
-    args.fields.readers = news and told or redis.call('HGET', key_of(args.id), 'readers')
+    local readers = readers_at_owner(args.id, args.fields.readers, args.claim)
+    args.fields.readers = is_latest and readers or redis.call('HGET', key_of(args.id), 'readers')
   end
   write(args.id, args.fields)
   return {OK}
@@ -408,7 +411,7 @@ end
 function commands.deliver()
   if is_owned_by_another(args.id) or was_given_up(args.id) then return {NOT_OWNER} end
   if count_readers(args.id) > 0 then return {AWAITED} end
-  if not is_news(args.id) and has_outcome(args.id) then return {OK} end
+  if not note_command(args.id) and has_outcome(args.id) then return {OK} end
   if not read(args.id) then note_begun(args.id) end
   redis.call('HDEL', key_of(args.id), 'outcome')
   write(args.id, args.fields)
@@ -416,29 +419,29 @@ function commands.deliver()
   return {OK}
 end
 
--- Renew the heartbeats of all jobs of an owner; KEYS[i] is the group of signs[i]. Returns the ids that are not its own,
+-- Renew the heartbeats of all jobs of an owner; KEYS[i] is the group of heartbeats[i]. Returns the ids that are not its own,
 -- and after an empty one the ids of delivered jobs whose outcome another replica waits for.
 function commands.heartbeat()
   local unknown, wanted = {OK}, {}
   age()
-  for i, sign in ipairs(args.signs) do
-    local key = key_of(sign.id)
+  for i, beat in ipairs(args.heartbeats) do
+    local key = key_of(beat.id)
     if redis.call('HGET', key, 'owner') ~= args.owner then
-      table.insert(unknown, sign.id)
+      table.insert(unknown, beat.id)
     elseif redis.call('HEXISTS', key, 'outcome') == 0 then
-      -- A sign may arrive after the outcome that was published behind it, and must not say that there are readers.
+      -- A heartbeat may arrive after the outcome that was published behind it, and must not say that there are readers.
       redis.call('HSET', key, 'heartbeat', now)
-      if is_news(sign.id) then
-        redis.call('HSET', key, 'readers', count_told(sign.id, sign.readers, sign.claim))
+      if note_command(beat.id) then
+        redis.call('HSET', key, 'readers', readers_at_owner(beat.id, beat.readers, beat.claim))
       end
-      if sign.submitted then redis.call('HSET', key, 'submitted', '1') end
-      if not sign.delivered then
-        extend(key, sign.ttl)
-        extend(KEYS[i], sign.ttl)
-      elseif count_readers(sign.id) > 0 then
-        table.insert(wanted, sign.id)
+      if beat.submitted then redis.call('HSET', key, 'submitted', '1') end
+      if not beat.delivered then
+        extend(key, beat.ttl)
+        extend(KEYS[i], beat.ttl)
+      elseif count_readers(beat.id) > 0 then
+        table.insert(wanted, beat.id)
       end
-      index(KEYS[i], sign.id)
+      index(KEYS[i], beat.id)
     end
   end
   table.insert(unknown, '')
@@ -480,8 +483,8 @@ function commands.take_over()
   return {OK, args.fields.async}
 end
 
--- End the lease of this replica's readers, who may have been delivered the result. Whoever comes back later for one by its id
--- or its idempotency key finds it still.
+-- End the lease of this replica's readers, who may have been delivered the result. Whoever comes back later for one by its
+-- id or its idempotency key finds it still.
 function commands.unsubscribe()
   redis.call('ZREM', readers_key(args.id), args.reader)
   local record = read(args.id)
@@ -494,8 +497,8 @@ function commands.unsubscribe()
   return {OK}
 end
 
--- Delete the record of a job without an outcome, unless other replicas wait for one. `unserved`: its client has got nothing, at
--- no cost, and marks its retries.
+-- Delete the record of a job without an outcome, unless other replicas wait for one. `unserved`: its client has got nothing,
+-- at no cost, and marks its retries.
 function commands.abandon()
   if is_owned_by_another(args.id) then return {NOT_OWNER} end
   local is_unserved = args.unserved and read(args.id)
@@ -505,7 +508,8 @@ function commands.abandon()
   return {OK}
 end
 
--- Why a caller does not find its job; nil where it does. If the table is young, the owner may not have restored the record yet.
+-- Why a caller does not find its job; nil where it does. If the table is young, the owner may not have restored the record
+-- yet.
 local function why_unknown(record)
   if record then return record.caller ~= args.caller and UNKNOWN or nil end
   return age() < args.settled_after and SETTLING or UNKNOWN

@@ -376,11 +376,11 @@ class JobTable(Generic[J]):
         One command for many jobs, since Redis may be slow.
         """
         groups = [_group_key(job.key) for job in jobs]
-        signs = [
+        heartbeats = [
             {
                 "id": job.id,
                 "claim": self._claims.get(group, 0),
-                # A client that has everything keeps its place until the table knows that the job was delivered.
+                # A client that has everything is counted until the table knows that the job was delivered.
                 "readers": job.readers or int(job.delivered and not self.is_kept_for_retries(job)),
                 "submitted": job.was_submitted,
                 "delivered": self.is_kept_for_retries(job),
@@ -388,7 +388,7 @@ class JobTable(Generic[J]):
             }
             for job, group in zip(jobs, groups, strict=True)
         ]
-        reply = await self._run("heartbeat", groups or [_PREFIX + "unknown-group"], {"signs": signs})
+        reply = await self._run("heartbeat", groups or [_PREFIX + "unknown-group"], {"heartbeats": heartbeats})
         if reply is None:
             return None
         return HeartbeatReply.parse(reply)

@@ -1,11 +1,12 @@
 -- A semaphore over all replicas. Each call runs atomically.
 -- KEYS: three sorted sets. held: each slot in use, scored by the end of its lease. line: each waiting request, scored by
---   its arrival. alive: each waiting request, scored by the end of its place in the queue unless renewed.
--- ARGV: command, id of the request, slots it needs, slots in all, milliseconds of a lease, milliseconds of a place.
+--   its arrival. alive: each waiting request, scored by the time at which it leaves the queue unless it asks again.
+-- ARGV: command, id of the request, slots it needs, slots in all, milliseconds of a lease, milliseconds for which a request
+--   stays in the queue without asking again.
 -- Times are milliseconds of the clock of Redis.
 
 local held, line, alive = KEYS[1], KEYS[2], KEYS[3]
-local id, slots, limit, lease, place = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6]
+local id, slots, limit, lease, stay = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -16,9 +17,9 @@ end
 
 local function enqueue()
   redis.call('ZADD', line, 'NX', now, id)
-  redis.call('ZADD', alive, now + place, id)
+  redis.call('ZADD', alive, now + stay, id)
   for _, request in ipairs(redis.call('ZRANGEBYSCORE', alive, '-inf', now)) do dequeue(request) end
-  for _, key in ipairs({line, alive}) do redis.call('PEXPIRE', key, place) end
+  for _, key in ipairs({line, alive}) do redis.call('PEXPIRE', key, stay) end
 end
 
 local commands = {}

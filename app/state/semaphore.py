@@ -15,7 +15,7 @@ from app.state.shared_state import SharedState
 #: Seconds after which a lease expires, and seconds between two renewals: two of them may be lost.
 _LEASE_SECONDS, _RENEW_INTERVAL = 6.0, 2.0
 
-#: Seconds after which a place in the queue expires, and seconds between two attempts, which renew it.
+#: Seconds for which a request stays in the queue without asking again, and seconds between two attempts.
 _QUEUE_ENTRY_SECONDS, _POLL_INTERVAL = 2.0, 0.1
 
 

@@ -76,7 +76,7 @@ def random_command(chance: Random) -> tuple[str, dict[str, Any], bytes]:
         "delivered": chance.random() < 0.5,
         "fields": fields,
         "unread": chance.choice(([], [], [chance.choice(IDS)])),
-        "signs": [
+        "heartbeats": [
             {
                 "id": job_id,
                 "readers": chance.choice((0, 1)),

@@ -192,7 +192,7 @@ KEEP_THE_LATEST = """
 #: A request that does not say that it is a retry begins a new job.
 JOIN_NOTHING_WITHOUT_A_MARK = (
     "    if not id then return nil end\n    local record",
-    "    if not id or not takes_any() then return nil end\n    local record",
+    "    if not id or not may_join_read_job() then return nil end\n    local record",
 )
 
 
@@ -311,9 +311,9 @@ PLANTED_BUGS = (
     PlantedBug("A heartbeat that was sent before a client left says that it is there, so the repeat of that client pays again.", script(("latest_command(id) > args.sequence", "false")), situation=a_client_leaves_at_a_heartbeat),
     PlantedBug("A heartbeat offers what was just delivered, so two equal requests get one image.", attribute(JobTable, "_give_heartbeats", give_plain_heartbeats), first=610_779),
     PlantedBug("The error of an earlier run stays in the table, so a retry waits for ever.", script(("  else\n    redis.call('HDEL', key_of(args.id), 'outcome')\n  end", "  end"), ("  redis.call('HDEL', key_of(args.id), 'outcome')\n  write", "  write"), ("if is_unserved then", "if false then")), situation=the_reply_to_a_published_failure_is_lost),
-    PlantedBug("An outcome counts a client that has joined while it was published, so the next request pays again.", script(("  if outcome == '' then\n    local told", "  if outcome == '' or not news then\n    local told")), situation=a_client_joins_and_leaves_while_its_result_is_published),
+    PlantedBug("An outcome counts a client that has joined while it was published, so the next request pays again.", script(("  if outcome == '' then\n    local readers", "  if outcome == '' or not is_latest then\n    local readers")), situation=a_client_joins_and_leaves_while_its_result_is_published),
     PlantedBug("A replica that sends an outcome is suspected late, so after its death the repeat of its client pays again.", script(("  lease(args.id, args.reader_lease)\n  if record", "  lease(args.id, record.has_outcome and args.delivery_lease or args.reader_lease)\n  if record")), situation=a_replica_dies_while_it_sends_the_result_of_another),
-    PlantedBug("A state that was given up takes away the outcome that was published after it, so the image is lost.", script(("  elseif not news and has_outcome(args.id) then\n    return {OK}\n", "")), situation=the_news_of_a_leave_is_slow),
+    PlantedBug("A state that was given up takes away the outcome that was published after it, so the image is lost.", script(("  elseif not is_latest and has_outcome(args.id) then\n    return {OK}\n", "")), situation=the_news_of_a_leave_is_slow),
     PlantedBug("Every response counts as delivered, so a client that has left does not get its image.", attribute(JobReader, "close", close_as_delivered)),
     PlantedBug("A connection that broke after sending counts as never made, so the request is paid for twice.", attribute(upstream_client, "connection_failure", fail_safely)),
     PlantedBug("Replies that were paid for are forgotten, so a failed download costs the image.", attribute(JobIO, "ask", ask_and_forget)),
@@ -330,7 +330,7 @@ PLANTED_BUGS = (
     PlantedBug("A claim that comes once more takes the job away from the replica that has finished it, and pays again.", script(("if record and record.owner == args.owner then", "if record then")), situation=a_replica_is_paused_while_it_claims_under_a_key),
     PlantedBug("A job begins although its record was deleted and another has taken its place, so both are paid for.", both(script(("if args.submitting and is_replaced(args.id) then return {NOT_OWNER} end", "")), attribute(ImageService, "_joinable_here", find_at_once)), situation=a_client_leaves_when_its_key_is_claimed),
     PlantedBug("An image that could not be delivered is for everyone at once, so two clients share it.", script(("  if record.keyed == '1' then return", "  if record.keyed == '1' or record.retry_free == '1' then return")), situation=two_clients_ask_at_once_for_an_image_that_has_to_be_had_again),
-    PlantedBug("A request that has brought nothing stands for each later retry, which is paid for beside its first request.", script(("if args.is_retry and not args.keyed then count_unserved(-1) end\n  write", "write"), (" or (args.is_retry and not args.keyed) then count_unserved", " then count_unserved"))),
+    PlantedBug("A request that has brought nothing stands for each later retry, which is paid for beside its first request.", script(("if args.is_retry and not args.keyed then add_unserved(-1) end\n  write", "write"), (" or (args.is_retry and not args.keyed) then add_unserved", " then add_unserved"))),
     PlantedBug("Requests that have brought nothing are counted, whose repeats will have no mark, so the retries of others pay again.", attribute(JobTable, "_abandon", abandon_for_any_retry), first=1_700),
     PlantedBug(
         "A client that leaves before its request is sent does not end the run.",
@@ -338,7 +338,7 @@ PLANTED_BUGS = (
     ),
     PlantedBug(
         "A retry joins no job whose client seems to wait, so it is paid for beside its first request.",
-        script(("(takes_any() or from <= now)", "(args.keyed or from <= now)")),
+        script(("(may_join_read_job() or from <= now)", "(args.keyed or from <= now)")),
         hidden_by=attribute(History, "_credit_overtaken", credit_retries_of_the_vanished),
     ),
     PlantedBug(
