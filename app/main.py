@@ -1,5 +1,6 @@
 """Create the ASGI application: middleware, routers and exception handlers around the services."""
 
+import re
 from collections import deque
 from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import asynccontextmanager
@@ -66,6 +67,8 @@ EXPOSED_HEADERS = (
 #: Characters that an error quotes of a path.
 _MAX_PATH = 100
 
+#: What programs ask for, beside the scanners of the internet: an API, whatever its version and the folder before it.
+_API_PATH = re.compile(r"/v[0-9]|/images?/|^/(?:api|openai)/")
 _SERVED = "This server makes images: /v1/images/generations, /v1/images/edits and /v1/models."
 
 
@@ -238,8 +241,12 @@ async def handle_http_exception(http: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     line = f"{http.method} {truncate(http.url.path, _MAX_PATH)}"
-    served = f". {_SERVED}" if http.url.path.startswith("/v1") else ""
-    methods = " or ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+    served = f". {_SERVED}" if _API_PATH.search(http.url.path) else ""
+    allowed = sorted((error.headers or {}).get("Allow", "").split(", "))
+    if error.status_code == 405 and http.method == "OPTIONS":
+        # Not a preflight, which is answered before: load balancers and monitors ask so which methods there are.
+        return Response(status_code=204, headers={"allow": ", ".join([*allowed, "OPTIONS"])})
+    methods = " or ".join(allowed)
     errors = {
         404: NotFound(f"Invalid URL ({line}){served}"),
         405: MethodNotAllowed(f"Not allowed: {line}. Use {methods}.", headers=error.headers),

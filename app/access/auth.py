@@ -100,9 +100,12 @@ def _digest(key: str) -> bytes:
     return bytes.fromhex(digits) if scheme == "sha256" else hashlib.sha256(key.encode()).digest()
 
 
+#: Where clients of Azure and of Anthropic send a key. The first header that is there counts.
+_KEY_HEADERS = ("api-key", "x-api-key")
+
+
 def _parse_bearer(headers: Headers) -> str | None:
-    # Clients of Azure send the key in a header of its own.
-    values = headers.getlist("authorization") or [f"Bearer {key}" for key in headers.getlist("api-key")]
+    values = headers.getlist("authorization") or _bare_keys(headers)
     if not values:
         return None
     scheme, _, token = values[0].partition(" ")
@@ -113,6 +116,11 @@ def _parse_bearer(headers: Headers) -> str | None:
     if len(values) > 1 or scheme.lower() != "bearer" or not token or not is_visible:
         raise Unauthorized("Malformed Authorization header. Send exactly one, as: Authorization: Bearer YOUR_KEY")
     return token
+
+
+def _bare_keys(headers: Headers) -> list[str]:
+    found = next(filter(None, map(headers.getlist, _KEY_HEADERS)), [])
+    return [f"Bearer {key}" for key in found]
 
 
 def _fingerprint(token: str | None) -> str:

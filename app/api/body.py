@@ -46,6 +46,10 @@ _SLOW = 0.002
 MAX_PARTS = 256
 
 _MALFORMED = "We could not parse the multipart body of your request."
+_NO_BOUNDARY = f"{_MALFORMED} It does not begin with the boundary of its content type."
+
+#: Bytes before the first boundary of a form.
+_MAX_PREAMBLE = 4 * 1024
 
 #: The extension of an ASGI scope by which `app/server` tells whether more of the body is there, or the end of it.
 ARRIVED = "limner.arrived"
@@ -290,14 +294,44 @@ async def parse_multipart(
     """
     form = _MultipartHandler(spooler, new_blob, max_part)
     parser = MultipartParser(boundary, form.callbacks)
+    start = _FormStart(boundary, parser.write)
     try:
-        await parse_paced(body, parser.write, lambda: form.is_in_file)
+        await parse_paced(body, start.feed, lambda: form.is_in_file)
         parser.finalize()
     except FormParserError:
         raise InvalidRequest(_MALFORMED) from None
+    if start.held:
+        raise InvalidRequest(_NO_BOUNDARY)
     if not form.ended:
         raise InvalidRequest(f"{_MALFORMED} It ends before its closing boundary.")
     return form.parts
+
+
+class _FormStart:
+    """Gives the parser a form from its first boundary on.
+
+    RFC 2046 allows a text before it, a preamble, which mail libraries write.
+
+    Attributes:
+        held: What came while no boundary has.
+    """
+
+    def __init__(self, boundary: str, write: Callable[[bytes], object]) -> None:
+        self.held = b""
+        self._delimiter, self._write, self._has_begun = f"--{boundary}".encode(), write, False
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes. Raises `InvalidRequest` if a preamble is too long."""
+        if self._has_begun:
+            self._write(data)
+            return
+        self.held += data
+        begin = 0 if self.held.startswith(self._delimiter) else self.held.find(b"\n" + self._delimiter) + 1
+        if begin or self.held.startswith(self._delimiter):
+            form, self.held, self._has_begun = self.held[begin:], b"", True
+            self._write(form)
+        elif len(self.held) > _MAX_PREAMBLE:
+            raise InvalidRequest(_NO_BOUNDARY)
 
 
 class _MultipartHandler:

@@ -161,7 +161,7 @@ class ImagesRequest:
     output_format: Annotated[
         str | None,
         Parameter(
-            ChoiceParam(("png", "jpeg", "webp")),
+            ChoiceParam(("png", "jpeg", "webp"), aliases={"jpg": "jpeg"}),
             Destination.LOCAL,
             "Converted if the upstream's image has another format.",
         ),

@@ -169,7 +169,7 @@ class BooleanParam:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceParam:
-    """One of several words.
+    """One of several words, also in capitals: C#, Java and Kotlin write the names of their constants.
 
     Attributes:
         default: The value that means the same as a missing parameter.
@@ -192,6 +192,9 @@ class ChoiceParam:
         if not isinstance(value, str):
             raise wrong_type(name, "a string", value)
         chosen = self.aliases.get(value, value)
+        if chosen not in self.values:
+            lower = value.lower()
+            chosen = self.aliases.get(lower, lower)
         if chosen not in self.values:
             message = f"Invalid value: '{quote(value)}'. Supported values are: {english_list(self.values)}."
             raise InvalidRequest(message, param=name, code="invalid_value")
@@ -308,7 +311,7 @@ def is_lowered(kind: "ParameterType", given: object) -> bool:
         return False
     parts = given if isinstance(given, list) else [given]
     values = [part.value if isinstance(part, FormPart) else part for part in parts]
-    return any(isinstance(value, str) and value in kind.lowered for value in values)
+    return any(isinstance(value, str) and value.lower() in kind.lowered for value in values)
 
 
 class Operation(StrEnum):

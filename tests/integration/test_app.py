@@ -57,12 +57,12 @@ FRAMEWORK = [
     Framework("an unknown path", "GET /v1/nothing", 404, f"Invalid URL (GET /v1/nothing). {SERVED}"),
     Framework("an endpoint of another API", "POST /v1/chat/completions", 404, f"Invalid URL (POST /v1/chat/completions). {SERVED}"),
     Framework("a long path", f"GET /{'a' * 5000}", 404, f"Invalid URL (GET /{'a' * 98}…)"),
+    Framework("the path of another version", "POST /api/v3/images/generations", 404, f"Invalid URL (POST /api/v3/images/generations). {SERVED}"),
     Framework("an escaped question mark", "GET /a%3Fb", 404, "Invalid URL (GET /a%3Fb)"),
     Framework("escapes that are not UTF-8", "GET /%ff%00", 404, "Invalid URL (GET /\ufffd\x00)"),
     Framework("an invalid host", "GET /v1/nothing", 404, f"Invalid URL (GET /v1/nothing). {SERVED}", ("host: [",)),
     Framework("another method", "GET /v1/images/generations", 405, "Not allowed: GET /v1/images/generations. Use POST."),
     Framework("an unknown method", "PROPFIND /healthz", 405, "Not allowed: PROPFIND /healthz. Use GET or HEAD."),
-    Framework("OPTIONS without a preflight", "OPTIONS /v1/models", 405, "Not allowed: OPTIONS /v1/models. Use GET or HEAD."),
 ]  # fmt: skip
 
 
@@ -77,6 +77,13 @@ def test_errors_of_the_framework_have_the_body_of_openai_errors(limner: RunningL
     assert response.headers["access-control-allow-origin"] == "*"
     assert response.headers["x-should-retry"] == "false"
     assert ("allow" in response.headers) == (case.status == 405)
+
+
+@pytest.mark.parametrize(("path", "methods"), [("/v1/models", "GET, HEAD"), ("/v1/images/generations", "POST")])
+def test_options_without_a_preflight_tell_the_methods(limner: RunningLimner, path: str, methods: str) -> None:
+    response = send_request(limner.url, build_request(f"OPTIONS {path}"))
+    assert (response.status, response.body) == (204, b"")
+    assert response.headers["allow"] == f"{methods}, OPTIONS"
 
 
 PATHS = [

@@ -77,6 +77,7 @@ DATA_URL, LARGE_URL = data_url(300), data_url(75_000)
 
 TOO_LARGE = f"Maximum content size limit ({LIMIT}) exceeded."
 NOT_JSON = "We could not parse the JSON body of your request"
+SERVED = "This server makes images: /v1/images/generations, /v1/images/edits and /v1/models."
 NOT_FORM = "We could not parse the multipart body of your request."
 WRONG_TYPE = "Unsupported content type '{}'. Use 'application/json' or 'multipart/form-data'."
 
@@ -134,8 +135,8 @@ CASES = [
     # Azure's paths.
     Case("a deployment", build_request("POST /openai/deployments/gpt-image-2/images/generations?api-version=1", KEY, JSON, body=SMALL)),
     Case("a deployment, but no key", build_request("POST /openai/deployments/gpt-image-2/images/generations", JSON, body=SMALL), 401, "You didn't provide an API key. …"),
-    Case("a deployment with another endpoint", build_request("POST /openai/deployments/gpt-image-2/images/others", KEY, JSON, body=SMALL), 404, "Invalid URL (POST /openai/deployments/gpt-image-2/images/others)"),
-    Case("an invalid deployment name", build_request("POST /openai/deployments/a%20b/images/generations", KEY, JSON, body=SMALL), 404, "Invalid URL (POST /openai/deployments/a b/images/generations)"),
+    Case("a deployment with another endpoint", build_request("POST /openai/deployments/gpt-image-2/images/others", KEY, JSON, body=SMALL), 404, f"Invalid URL (POST /openai/deployments/gpt-image-2/images/others). {SERVED}"),
+    Case("an invalid deployment name", build_request("POST /openai/deployments/a%20b/images/generations", KEY, JSON, body=SMALL), 404, f"Invalid URL (POST /openai/deployments/a b/images/generations). {SERVED}"),
     # Forms.
     Case("a form on generations", build_request(GENERATIONS, KEY, FORM, body=form(("prompt", "a fox"), ("n", "1"), ("response_format", "url")))),
     Case("a form on generations, in chunks", build_request(GENERATIONS, KEY, FORM, CHUNKED) + chunked_body(*[bytes([byte]) for byte in form(("prompt", "a fox"), ("response_format", "url"))])),

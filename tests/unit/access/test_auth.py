@@ -22,6 +22,7 @@ class Case:
     pass_through: bool = False
     refused: str | None = None
     azure: tuple[str, ...] = ()
+    anthropic: tuple[str, ...] = ()
 
 
 CASES = [
@@ -52,6 +53,9 @@ CASES = [
     Case("a wrong key in Azure's header", [], azure=("sk-three",), refused="Incorrect API key provided."),
     Case("two keys in Azure's header", [], azure=("sk-one", "sk-two"), refused="Malformed Authorization header"),
     Case("a key in each header: Authorization takes precedence", ["Bearer sk-one"], azure=("sk-three",)),
+    Case("a key in Anthropic's header", [], anthropic=("sk-two",)),
+    Case("a wrong key in Anthropic's header", [], anthropic=("sk-three",), refused="Incorrect API key provided."),
+    Case("a key in both of these headers: Azure's counts", [], azure=("sk-one",), anthropic=("sk-three",)),
     Case("pass-through accepts any key", ["Bearer sk-mine"], keys=(), pass_through=True),
 ]
 
@@ -60,10 +64,11 @@ CASES = [
 def test_requests_are_authenticated_by_their_key(case: Case) -> None:
     authenticator = Authenticator(case.keys, pass_through=case.pass_through)
     raw = [(b"authorization", value.encode("latin-1")) for value in case.headers]
-    headers = Headers(raw=raw + [(b"api-key", value.encode()) for value in case.azure])
+    bare = (b"api-key", case.azure), (b"x-api-key", case.anthropic)
+    headers = Headers(raw=raw + [(name, value.encode()) for name, values in bare for value in values])
     if case.refused is None:
         caller = authenticator.authenticate(headers)
-        presented = [value.split()[1] for value in case.headers] + list(case.azure)
+        presented = [value.split()[1] for value in case.headers] + [*case.azure, *case.anthropic]
         assert caller.token == (presented[0] if presented else None)
         return
     with pytest.raises(Unauthorized, match=case.refused) as caught:

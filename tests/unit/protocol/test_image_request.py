@@ -161,6 +161,8 @@ JSON = [
         EDIT,
     ),
     Json("markup", {"images": [LINK], "markup": LINK}, {"markup": InputImage(url=LINK), "ignored": ()}, EDIT),
+    Json("quality that is lowered, in capitals", {"quality": "XHigh"}, {"quality": "high", "ignored": ("quality",)}),
+    Json("the ending of a JPEG", {"output_format": "jpg"}, {"output_format": "jpeg"}),
     Json("quality that is lowered", {"quality": "xhigh"}, {"quality": "high", "ignored": ("quality",)}),
     Json("quality by an old name", {"quality": "hd"}, {"quality": "high", "ignored": ()}),
     Json(
