@@ -97,7 +97,7 @@ class Authenticator:
 
 def _digest(key: str) -> bytes:
     scheme, _, digits = key.rpartition(":")
-    return bytes.fromhex(digits) if scheme == "sha256" else hashlib.sha256(key.encode()).digest()
+    return bytes.fromhex(digits) if scheme.lower() == "sha256" else hashlib.sha256(key.encode()).digest()
 
 
 #: Where clients of Azure and of Anthropic send a key. The first header that is there counts.

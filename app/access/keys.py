@@ -373,7 +373,17 @@ def _describe_errors(error: ValidationError, location: _SourceLocation) -> Itera
     start, fields = location
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         field = str(problem["loc"][0]) if problem["loc"] else "keys"
-        yield f"{fields.get(field, start)}: {field}: {problem['msg']}"
+        yield f"{fields.get(field, start)}: {field}: {_describe_problem(field, problem['type'], problem['msg'])}"
+
+
+def _describe_problem(field: str, kind: str, message: str) -> str:
+    if kind == "missing":
+        return "required but not set"
+    if kind != "extra_forbidden":
+        return message
+    if field in {"key", "token", "api_key"}:
+        return "the file holds no keys but their digests, as sha256; `limner keys new NAME` makes both"
+    return f"there is no such field. The fields are {', '.join(ClientKey.model_fields)}"
 
 
 def _find_duplicates(keys: list[ClientKey]) -> Iterator[str]:

@@ -250,7 +250,7 @@ def _check_long_secret(value: SecretStr) -> SecretStr:
 
 
 def _check_client_key(value: SecretStr) -> SecretStr:
-    if re.fullmatch(r"sha256:(?![0-9a-f]{64}$).*", value.get_secret_value()):
+    if re.fullmatch(r"(?i:sha256):(?![0-9a-f]{64}$).*", value.get_secret_value()):
         raise PydanticCustomError("digest", "a key, or sha256: and the 64 hexadecimal digits of its SHA-256")
     return _check_header_secret(value)
 

@@ -49,6 +49,7 @@ FIREWALL = _any_of(
     r"attention required",
     r"\bfirewall\b",
     r"\bwaf\b",
+    r"\bcf_clearance\b",
     r"access denied by (?:\w{1,12} )?security policy",
 )
 
@@ -76,7 +77,7 @@ CLOSED_ACCOUNT = _any_of(
 
 #: What an account is counted in, and that nothing of it is left.
 _MEANS = (
-    r"\b(?:credits?|balance|funds|points|coins)\b"
+    r"\b(?:credits?|balance|funds|points|coins|quota|api tokens)\b"
     r"|余额|餘額|额度|額度|积分|積分|点数|點數|资源包|(?:生成|生图|绘图|绘画|使用|免费|剩余)次数"
     r"|クレジット|残高|ポイント|잔액|크레딧|포인트"
     r"|\b(?:saldo|fondos|cr[ée]ditos?|solde|cr[ée]dits|guthaben|credito|tegoed)\b"
@@ -84,7 +85,7 @@ _MEANS = (
 )
 _SHORTAGE = (
     r"\b(?:insufficient|not enough|run out|used up|exhausted|depleted)\b"
-    r"|不足|不够|不夠|用完|用尽|用盡|耗尽|耗盡|부족|소진"
+    r"|不足|不够|不夠|用完|用尽|用盡|耗尽|耗盡|ありません|부족|소진"
     r"|\binsuficiente|\binsuffisant|\binsufficiente|\bonvoldoende"
     r"|\b(?:nicht genügend|nicht genug|unzureichend|aufgebraucht)"
     r"|недостаточно|закончил|исчерпан|tidak cukup|\bhabis\b|yetersiz|không đủ"
@@ -167,6 +168,8 @@ MODEL = _any_of(
     r"model\s\S{1,80}\s(?:is )?not supported",
     r"model\b[^.!?\n]{0,80}(?:only|not) supported (?:in|on|with|by|for) [^.!?]{0,30}(?:endpoint|chat|\bapi\b)",
     r"\bmodel id\b[^!?\n]{0,80}\bis(?: not|n['’]t) supported",
+    r"\bmodel\b[^!?\n]{0,80}\bnot in the (?:\w{1,12} )?list\b",
+    r"\bmodel can only be used (?:in|with|via|on) [^.!?]{0,30}(?:endpoint|\bapi\b)",
     r"\bmodel[_ ](?:is )?(?:not[_ ]supported|disabled|offline)\b",
     r"\b(?:requires?|needs?) an? \w{1,12} model\b",
     r"\bonly \w{1,12} models? (?:is|are) supported",
@@ -185,9 +188,14 @@ MODEL = _any_of(
     r"data policy",
     r"无权(?:访问|使用).{0,6}模型",
     r"模型[^。！？\n]{0,40}(?:下线|下架|弃用|停用|禁用)",
-    r"模型(?:不存在|未开通|不支持)",
+    r"模型(?:不存在|不在|未开通|不支持)|模型(?:仅|只)支持[^。！？\n]{0,60}(?:接口|端点)",
     r"未开通.{0,6}模型",
     r"不(?:存在|支持)的?.{0,10}模型",
+    _near(
+        r"\b(?:modell|modelo|modèle|modello)\b|\bмодел|モデル|모델|mô hình",
+        r"nicht gefunden|existiert nicht|introuvable|n['’]existe pas|no existe|não existe|no encontrad|não encontrad"
+        r"|non trovat|не найден|не существует|見つかりません|存在しません|찾을 수 없|존재하지|không tồn tại",
+    ),
 )
 
 
@@ -239,20 +247,27 @@ KEY = _any_of(
     r"(?:incorrect|missing|required|expired|disabled|not found|reported|leaked|revoked|suspended)",
     r"\b(?:incorrect|invalid|missing|wrong|expired|unknown|no|valid) (?:x-)?api[ _-]?key",
     r"\b(?:carry|provide|include|supply|pass) (?:(?:the|an?|your|valid|correct) ){0,2}(?:api )?(?:secret )?key\b",
-    r"authentication[_ ]?(?:error|failed|failure|required|fails)",
+    r"(?:authentication|authorization)[_ ]?(?:error|failed|failure|required|fails)",
     r"\bauthfailure\b",
     r"\bunauthenticated\b|not authenticated",
-    r"\blog-?in fail",
+    r"\blog-?in (?:fail|error|expired)",
     r"\b(?:missing|invalid|no|bad) (?:auth|authentication|authorization|credential)",
     r"\binvalid (?:access |auth |bearer )?token\b(?! (?:at|near|in|count))",
     r"\btoken[_ ](?:is |has (?:been )?)?(?:expired|revoked|invalidated)",
     r"\binvalidated (?:\w{1,12} )?token\b",
+    r"\btoken (?:you (?:entered|provided) )?is (?:incorrect|invalid)\b",
+    r"\b(?:missing|invalid|bad) signature\b",
     r"signature\w{0,4}\s?(?:failure|mismatch|donotmatch|does not match|is invalid)",
     r"unregistered callers",
     r"无效的令牌|令牌(?:无效|已|状态)",
     r"(?:token|key)\s?(?:无效|已过期|已?失效|错误|不存在)",
     r"身份验证|鉴权|认证失败|密钥|封禁",
+    r"登录\S{0,2}(?:失效|过期)|重新登录",
     r"签名(?:错误|不匹配|无效)",
+    _near(
+        r"\bapi[ -]?(?:schlüssel|ключ|キー|키)|\b(?:clé|(?:clave|chave)(?: de)?|chiave|ключ) api\b|khóa api",
+        r"\bung(?:ü|ue)ltig|\binv[aá]lid|\bno v[aá]lid|\bnon valid|\bневерн|\bнедейств|無効|유효하지|không hợp lệ",
+    ),
 )
 #: What a 403 is about if it is about the key, and not about what the client asked: a key by its name, or what an
 #: account may do.
@@ -264,7 +279,7 @@ KEY_IN_403 = _any_of(
     r"\bip\b[^!?\n]{0,60}\b(?:allow|white)[ -]?list",
     r"\bnot authori[sz]ed\b",
     r"\bpermission[_ ](?:\S{1,80} )?denied",
-    r"\b(?:no|not have|insufficient|sufficient|missing|lacks?) (?:\w{1,12} )?permissions?\b",
+    r"\b(?:no|not have|insufficient|sufficient|missing|lacks?) (?:\w{1,12} )?permissions?\b|\bpermission is required\b",
     r"\bmissing[_ ]scopes?\b",
     r"access_?denied|\baccess\b[^.!?\n]{0,40}\b(?:denied|disallowed)\b",
     r"\bcannot consume\b",
@@ -276,6 +291,7 @@ KEY_IN_403 = _any_of(
     r"无权|無權|权限|權限",
     r"未(?:开启|開啟|开通|開通|启用|啟用|授权|授權)",
     r"渠道\S{0,4}禁用",
+    r"白名单|白名單",
 )
 
 
@@ -308,15 +324,16 @@ RATE = _any_of(
     r"\bqueue (?:is |has been )?full\b",
     r"(?:过于|過於|太|过|過)(?:频繁|頻繁)",
     r"(?:请求|调用|访问|操作)(?:次数|频率)?(?:过于|太|过)(?:多|快)",
-    r"请求频率|频率限制|限流",
+    r"请求频率|频率限制|限流|限频|流控|速率\S{0,4}上限",
     r"(?:任务|请求|调用)(?:数量?|次数|频率)\S{0,6}(?:上限|限额|限制)",
     r"(?:生成|生图|使用)次数\S{0,6}(?:上限|限额)|使用上限",
     r"(?:每日|每天|每分钟|并发|频率)\S{0,6}(?:上限|限额|限制)",
     r"并发\S{0,6}(?:超|限)",
     r"队列已?满",
-    r"リクエストが多すぎ|リクエスト\S{0,4}制限",
+    r"リクエスト(?:数|回数|レート)?[がの]?(?:多すぎ|上限|制限)",
     r"요청이 (?:너무 )?많|요청 (?:한도|제한)",
-    r"слишком много запросов",
+    r"слишком много запросов|лимит\w{0,3} запросов",
+    r"\banfragen?limit|límite de (?:solicitudes|peticiones)|limite de (?:requêtes|solicitações)|limite di richieste",
     r"demasiadas (?:solicitudes|peticiones)|muitas (?:solicitações|requisições)|troppe richieste|trop de requêtes",
     r"zu viele anfragen|te veel (?:verzoeken|aanvragen)",
     r"quá nhiều yêu cầu|terlalu banyak permintaan|çok fazla istek",
@@ -326,12 +343,12 @@ OVERLOAD = _any_of(
     r"server_?(?:is_)?overloaded|overloaded_error|slow_down",
     r"\boverloaded\b|\b(?:server|system|service) overload\b",
     r"\bload is saturated\b",
-    r"\bhigh demand\b",
-    r"at capacity|\bcapacity exceeded\b",
-    r"\b(?:servers?|service|system|engine|model|gpus?|workers?) (?:(?:is|are) )?(?:\w{1,12} )?busy\b",
+    r"\bhigh (?:demand|traffic)\b",
+    r"(?:at|over) capacity|\bcapacity exceeded\b",
+    r"\b(?:servers?|service|system|engine|model|gpus?|workers?|accounts?) (?:(?:is|are) )?(?:\w{1,12} )?busy\b",
     r"\bno (?:available|free|healthy) (?:\w{1,12} )?(?:gpu|worker|account|instance|deployment)",
-    r"繁忙|拥挤|擁擠|饱和|飽和",
-    r"负载(?:较高|过高)|访问量(?:过|太)大",
+    r"繁忙|拥挤|擁擠|饱和|飽和|(?:服务|系统)忙|算力不足",
+    r"负载(?:较高|过高)|访问量(?:过|太)大|人数(?:过|太|较)多",
     r"排队(?:人数)?(?:过|太|较)多",
     r"无可用(?:的)?(?:账号|帐号)",
     r"混雑|혼잡",

@@ -112,7 +112,7 @@ LIMITS: dict[str, dict[str, Any]] = {
     "output_compression": {"minimum": 0, "maximum": 100},
     "partial_images": {"minimum": 0, "maximum": 3},
     "response_format": {"enum": ["url", "b64_json"]},
-    "output_format": {"enum": ["png", "jpeg", "webp"]},
+    "output_format": {"enum": ["png", "jpeg", "webp", "jpg"]},
 }
 
 

@@ -33,6 +33,7 @@ CASES = [
     Case("a prefix of a key", ["Bearer sk-on"], refused="Incorrect API key provided."),
     Case("a key with a character added", ["Bearer sk-one1"], refused="Incorrect API key provided."),
     Case("a key configured as its digest", ["Bearer sk-three"], keys=("sk-one", DIGEST)),
+    Case("a key configured as its digest, in capitals", ["Bearer sk-three"], keys=(f"SHA256:{DIGEST[7:]}",)),
     Case("the digest itself is no key", [f"Bearer {DIGEST}"], keys=(DIGEST,), refused="Incorrect API key provided."),
     Case(
         "the digits of the digest are no key",

@@ -16,7 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.access import keys
-from app.access.keys import InvalidKeyFile, KeyFile, Rate, generate_key, parse_keys
+from app.access.keys import ClientKey, InvalidKeyFile, KeyFile, Rate, generate_key, parse_keys
 from app.protocol.size_fit import SizeMode
 from app.protocol.sizes import Size
 
@@ -84,11 +84,12 @@ WRONG = [
     Wrong("a secret of webhooks that is no text", f"{HEAD}webhook_secret = 7", "line 4: webhook_secret: expected whsec_ and 24 to 64 bytes in base64"),
     Wrong("webhooks that are neither allowed nor not", f'{HEAD}webhooks = "yes"', "line 4: webhooks: Input should be a valid boolean"),
     Wrong("money that is not exact", f"{HEAD}monthly_cost = 0.1", 'line 4: monthly_cost: expected an amount of money in quotes, like "50.00"'),
-    Wrong("no name", f'# mine\n\n[[keys]]\nsha256 = "{DIGEST}"', "line 3: name: Field required"),
+    Wrong("no name", f'# mine\n\n[[keys]]\nsha256 = "{DIGEST}"', "line 3: name: required but not set"),
     Wrong("a name that breaks logs", HEAD.replace("alice", "a b"), "line 2: name: expected 1 to 64 letters, digits and the characters . _ @ -"),
     Wrong("the key itself", HEAD.replace(DIGEST, "sk-alice"), "line 3: sha256: expected the 64 hexadecimal digits of the key's SHA-256"),
     Wrong("a digest that is a number", "[[keys]]\nname = 'a'\nsha256 = 1", "line 3: sha256: expected the 64 hexadecimal digits of the key's SHA-256"),
-    Wrong("a misspelt field, of the second table", HEAD + TWO + "request = []", "line 7: request: Extra inputs are not permitted"),
+    Wrong("a misspelt field, of the second table", HEAD + TWO + "request = []", f"line 7: request: there is no such field. The fields are {', '.join(ClientKey.model_fields)}"),
+    Wrong("a key in place of its digest", "[[keys]]\nname = 'a'\nkey = 'sk-a'", "line 1: sha256: required but not set; line 3: key: the file holds no keys but their digests, as sha256; `limner keys new NAME` makes both"),
     Wrong("a rate in other words", HEAD + 'requests = ["30 per minute"]', f"line 4: requests: {RATE}"),
     Wrong("a rate of nothing", HEAD + 'images = ["0/day"]', f"line 4: images: {RATE}"),
     Wrong("a rate that is a number", HEAD + "images = [3]", f"line 4: images: {RATE}"),
@@ -106,7 +107,7 @@ WRONG = [
     Wrong("a number with more digits than anyone reads", HEAD + f"concurrency = {'9' * 5000}", "Exceeds the limit (4300 digits) for integer string conversion: value has 5000 digits; use sys.set_int_max_str_digits() to increase the limit"),
     Wrong("an upstream that does not exist", HEAD + 'upstream = "spar"', "line 4: upstream: expected the name of an upstream: main, spare"),
     Wrong("an upstream that is a number", HEAD + "upstream = 1", "line 4: upstream: expected the name of an upstream: main, spare"),
-    Wrong("tables on one line", "keys = [{name = 'a'}]", "table 1: sha256: Field required"),
+    Wrong("tables on one line", "keys = [{name = 'a'}]", "table 1: sha256: required but not set"),
 ]  # fmt: skip
 
 
