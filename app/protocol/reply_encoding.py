@@ -79,9 +79,9 @@ def charset_of(content_type: str) -> str:
     return "" if value in {"utf-8", "utf8", "us-ascii"} else value
 
 
-def in_utf8(body: bytes) -> bytes:
-    """Return a whole text in UTF-8."""
-    reader = ReplyBytes("", None)
+def in_utf8(body: bytes, charset: str = "") -> bytes:
+    """Return a whole text in UTF-8. `charset`: as its sender declares it, see `charset_of`."""
+    reader = ReplyBytes(charset, None)
     return reader.feed(body) + reader.end()
 
 

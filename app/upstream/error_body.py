@@ -10,6 +10,7 @@ import orjson
 from app.protocol.json_objects import objects_in
 from app.protocol.moderation import read_moderation_details
 from app.protocol.redaction import MAX_LOGGED, loggable_text, public_text
+from app.protocol.reply_encoding import charset_of, in_utf8
 from app.upstream.wait_windows import WaitWindow, find_wait
 
 
@@ -83,6 +84,7 @@ class UpstreamErrorBody:
 
 def parse_error_body(status: int, headers: Mapping[str, str], body: bytes, facts: AttemptFacts) -> UpstreamErrorBody:
     """Parse an error answer in any of the shapes that upstreams use. `headers` are found by lower-case names."""
+    body = in_utf8(body, charset_of(headers.get("content-type", "")))
     text = body.decode("utf-8-sig", errors="replace").strip()
     document = _parse(text)
     error = _unwrap(document)

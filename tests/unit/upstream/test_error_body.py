@@ -90,7 +90,7 @@ SHAPES = (
     Shape("a number", 7, "", None, ""),
     Shape("a message of another type", {"error": {"message": {"a": "b"}}}, "", None, "b"),
     Shape("truncated JSON", b'{"error":{"message":"a', '{"error":{"message":"a'),
-    Shape("not UTF-8", b"\xff\xfe", "\ufffd\ufffd"),
+    Shape("not UTF-8", b"\xff\xfd", "\ufffd\ufffd"),
 )
 
 
@@ -99,6 +99,22 @@ def test_each_shape_is_read(shape: Shape) -> None:
     body = read(shape.body)
     assert (body.public_message, body.code) == (shape.message, shape.code)
     assert shape.searchable in {None, body.searchable}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content_type"),
+    [
+        ("gbk", "application/json; charset=GBK"),
+        ("big5", 'application/json; charset="big5"'),
+        ("utf-16", "application/json"),
+        ("utf-8", "application/json; charset=gbk"),
+    ],
+)
+def test_an_error_is_read_in_the_encoding_that_it_is_in(encoding: str, content_type: str) -> None:
+    body = '{"error":{"message":"額度 m"}}'.encode(encoding)
+    found = parse_error_body(403, {"content-type": content_type}, body, AttemptFacts(now=NOW))
+    assert (found.public_message, found.is_api_error) == ("額度 m", True)
+    assert "額度 m" in found.detail
 
 
 def test_the_public_message_is_redacted() -> None:
