@@ -5,7 +5,7 @@ put the label on files that are not compressed.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from app.protocol.image_format import sniff
 
@@ -38,19 +38,19 @@ class ImageDecoder:
         self._head: bytes | None = b""
         self._decompressor: zlib._Decompress | None = None
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield decoded bytes, at most `MAX_CHUNK` of compressed data at a time.
+    def feed(self, data: bytes) -> Iterable[bytes]:
+        """Return decoded bytes, in pieces: of compressed data at most `MAX_CHUNK` at a time, decoded when it is taken.
 
-        Raises:
+        Raises, also when a piece is taken:
             UnknownCompressionError: The body is compressed, but not by gzip or deflate.
             DamagedCompressionError: The compressed data is damaged.
         """
         if self._head is not None:
             self._head += data
             if len(self._head) < MAGIC_SIZE:
-                return
+                return ()
             data = self._choose(self._head)
-        yield from self._decode(data)
+        return self._decode(data)
 
     def end(self) -> Iterator[bytes]:
         """Yield what is left at the end of the body.
@@ -77,13 +77,15 @@ class ImageDecoder:
             self._decompressor = zlib.decompressobj(_GZIP_OR_ZLIB if head[:1] == b"\x78" else -zlib.MAX_WBITS)
         return head
 
-    def _decode(self, data: bytes) -> Iterator[bytes]:
-        if self._decompressor is None:
-            yield data
-            return
-        while data and not self._decompressor.eof:
-            try:
-                yield self._decompressor.decompress(data, MAX_CHUNK)
-            except zlib.error as error:
-                raise DamagedCompressionError(str(error)) from None
-            data = self._decompressor.unconsumed_tail
+    def _decode(self, data: bytes) -> Iterable[bytes]:
+        # Most images are not compressed: a generator for each piece would cost more than the rest of its way.
+        return (data,) if self._decompressor is None else _decompress(self._decompressor, data)
+
+
+def _decompress(decompressor: "zlib._Decompress", data: bytes) -> Iterator[bytes]:
+    while data and not decompressor.eof:
+        try:
+            yield decompressor.decompress(data, MAX_CHUNK)
+        except zlib.error as error:
+            raise DamagedCompressionError(str(error)) from None
+        data = decompressor.unconsumed_tail

@@ -7,7 +7,7 @@ reached.
 import asyncio
 import re
 import ssl
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -282,7 +282,12 @@ class Fetcher:
             raise _too_large(self._max_bytes)
         with ExitStack() as on_error:
             blob = on_error.enter_context(self._new_blob())
-            await self._copy_to_blob(response, blob, is_guess)
+            try:
+                await self._copy_to_blob(response, blob, is_guess)
+            except UnknownCompressionError:
+                raise FetchError("its host sent it compressed", is_transient=False) from None
+            except DamagedCompressionError as error:
+                raise FetchError("its compression is damaged", is_transient=True, detail=str(error)) from None
             if not blob.size:
                 raise FetchError("its host sent no bytes", is_transient=True)
             on_error.pop_all()
@@ -297,7 +302,7 @@ class Fetcher:
             if chunks.size > self._max_bytes:
                 # Compressed data may be endless and hold nothing.
                 raise _too_large(self._max_bytes)
-            for decoded in _decode(decoder, chunk):
+            for decoded in decoder.feed(chunk):
                 collected.add(decoded)
                 # Chunks take long if they are compressed, or hold a byte each: 4 MB of such ones took 0.5 s.
                 await chunks.turn.give_way()
@@ -308,7 +313,7 @@ class Fetcher:
                 is_guess = False
             # Not held while the next one is waited for: 250 KiB for each download.
             chunk = decoded = b""
-        for decoded in _decode(decoder, None):
+        for decoded in decoder.end():
             collected.add(decoded)
         collected.flush()
 
@@ -380,13 +385,3 @@ class _Collected:
 
 def _too_large(max_bytes: int) -> FetchError:
     return FetchError(f"it is larger than {max_bytes:,} bytes", is_transient=False)
-
-
-def _decode(decoder: ImageDecoder, chunk: bytes | None) -> Iterator[bytes]:
-    """Yield what `decoder` makes of a chunk, or at the end of the body of None."""
-    try:
-        yield from decoder.end() if chunk is None else decoder.feed(chunk)
-    except UnknownCompressionError:
-        raise FetchError("its host sent it compressed", is_transient=False) from None
-    except DamagedCompressionError as error:
-        raise FetchError("its compression is damaged", is_transient=True, detail=str(error)) from None

@@ -104,6 +104,29 @@ def test_bytes_already_read_do_not_change_when_more_is_written(in_memory: int) -
         assert (head, blob.read_at(0, 8)) == (b"head", b"headtail")
 
 
+def test_the_kind_of_an_image_is_known_without_reading_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven looks at the first bytes of each image took seven system calls."""
+    reads: list[tuple[int, int]] = []
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        reads.append((offset, size))
+        return real_pread(descriptor, size, offset)
+
+    real_pread = os.pread
+    monkeypatch.setattr(os, "pread", pread)
+    with write(Blob(in_memory=8), bytes(range(60)), bytes(range(60, 200))) as blob:
+        assert (blob.read_at(0, 16), blob.read_at(16, 10)) == (bytes(range(16)), bytes(range(16, 26)))
+        assert (blob.read_at(33, 8), reads) == (bytes(range(33, 41)), [])
+        assert (blob.read_at(56, 8), reads) == (bytes(range(56, 64)), [(56, 8)])
+
+
+def test_of_a_closed_blob_not_even_the_first_bytes_are_read() -> None:
+    blob = write(Blob(in_memory=8), bytes(100))
+    blob.close()
+    with pytest.raises(ValueError, match="closed"):
+        blob.read_at(0, 16)
+
+
 def test_a_memoryview_is_written_like_bytes() -> None:
     with Blob(in_memory=4) as blob:
         blob.write(memoryview(b"abcdef")[1:3])
