@@ -125,7 +125,12 @@ def _candidate(
     elif is_deleted(text.visible, mention.start, mention.end):
         standing = max(standing, Standing.PREVIEW)
     is_shown = mention.kind in IMAGE_MARKUP
-    if is_unrelated(mention.before, mention.label) or is_unrelated_key(mention.key) or (is_example and not is_shown):
+    if (
+        is_unrelated(mention.before, mention.label)
+        or is_unrelated_key(mention.key)
+        or text.is_skipped(mention.url)
+        or (is_example and not is_shown)
+    ):
         rejection = "the words around it say that it is not the result"
     elif run is None and not is_shown and is_sample_code(mention.before):
         rejection = "it stands in a command"

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from app.extraction.words import (
+    CHANGED_WORDS,
     DECORATION_WORDS,
     IMAGE_KEYS,
     INPUT_WORDS,
@@ -13,6 +14,7 @@ from app.extraction.words import (
     ORIGINAL_WORDS,
     PREVIEW_WORDS,
     RESULT_KEYS,
+    UNCHANGED_WORDS,
 )
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -30,7 +32,7 @@ _UNMARKED = re.compile(
 UNRELATED_KEYS = frozenset(
     """
     api arguments audio avatar callback cancel citation citations cover debug doc docs documentation draft
-    error errors favicon frame get grounding help homepage icon init input inputs logo logprobs mask messages
+    error errors favicon frame get grounding help homepage icon init input inputs log logo logprobs logs mask messages
     moderation page parameters partial permalink policy poster preview previews profile prompt reasoning ref
     reference referenced references refusal request search self sources status support terms thinking thought
     thoughts thumb thumbnail thumbnails thumbs tmb usage video videos web webhook website
@@ -91,7 +93,13 @@ RESULT_KEY_WORDS = (
 #: Meanings of keys in other languages, as the English word with the same meaning.
 _MEANINGS = ((IMAGE_KEYS, "image"), (LINK_KEYS, "url"), (RESULT_KEYS, "result"), (PREVIEW_WORDS, "thumbnail"))
 #: Only for keys in other scripts: in English these words have other meanings as keys.
-_OTHER_MEANINGS = ((INPUT_WORDS, "input"), (ORIGINAL_WORDS, "original"), (DECORATION_WORDS, "logo"))
+_OTHER_MEANINGS = (
+    (INPUT_WORDS, "input"),
+    (ORIGINAL_WORDS, "original"),
+    (UNCHANGED_WORDS, "original"),
+    (CHANGED_WORDS, "edited"),
+    (DECORATION_WORDS, "logo"),
+)
 _KNOWN_WORDS = UNRELATED_KEYS | FOREIGN_KEYS | BYTES_WORDS | RESULT_KEY_WORDS
 #: What the label of an image may consist of to be more than a description of what the image shows.
 _LABEL_WORDS = _KNOWN_WORDS | SECONDARY_KEYS | UNCHANGED_KEYS | CHANGED_KEYS

@@ -42,7 +42,7 @@ _MAX_KEYS = 200
 #: Objects of these types are never the result, whatever they contain.
 _UNRELATED_TYPE = re.compile(
     r"(?:url|file|container_file)_?citation|citation|reasoning.*|thinking|redacted_thinking|(?:tool|function|custom_tool)_(?:use|call)"
-    r"|input_.*|button|(?:.*[_/.])?(?:video|audio|thumbnail|preview|partial_image|search|search_call|search_result)|web_search.*",
+    r"|input_.*|button|context|action\..*|(?:.*[_/.])?(?:video|audio|thumbnail|preview|partial_image|search|search_call|search_result)|web_search.*",
     re.IGNORECASE,
 )
 #: Media types of what is no image. Text may hold one, and a name that is no media type ("text") says nothing.
@@ -56,7 +56,20 @@ _SEARCH_WORDS = frozenset({"citation", "citations", "search", "references"})
 #: Keys whose value says who has written an object.
 _AUTHOR_KEYS = ("role", "belongs_to", "author", "sender")
 #: Keys whose value says what the image of an object is for.
-_LABEL_KEYS = ("role", "kind", "type", "purpose", "label", "name", "title", "category", "tag", "stage")
+_LABEL_KEYS = (
+    "role",
+    "kind",
+    "type",
+    "purpose",
+    "label",
+    "name",
+    "title",
+    "category",
+    "tag",
+    "stage",
+    "node",
+    "class_type",
+)
 #: Words of keys with a value of yes or no: yes says that an image is not the result, or, of the second, that it is.
 _FLAGS = frozenset("draft input mask partial preview reference thumb thumbnail".split())
 _FLAGS_OF_RESULTS = frozenset({"final", "result"})
@@ -131,6 +144,7 @@ class JsonWalker:
         unknown: URLs that may lead to anything, under keys that do not say to what, and paths under keys of images or
             links.
         calls: Names and arguments of calls of tools.
+        skipped: What is no result by its key or its type.
     """
 
     runs: Sequence[Base64Run] = ()
@@ -138,6 +152,7 @@ class JsonWalker:
     texts: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     calls: list[tuple[str, object]] = field(default_factory=list)
+    skipped: list[object] = field(default_factory=list)
     _pieces: list[str] = field(default_factory=list)
     _remaining: int = _MAX_VALUES
 
@@ -175,6 +190,7 @@ class JsonWalker:
         if arguments and isinstance(value.get("name"), str):
             self.calls.append((value["name"], arguments))
         if _is_unrelated(value, place.words):
+            self.skipped.append(value)
             return
         declared = place.declared or _declares_image(value)
         is_labeled_secondary = place.is_secondary or names_secondary(_label_of(value))
@@ -189,7 +205,10 @@ class JsonWalker:
         for key in order:
             words = keys[key]
             is_variant = isinstance(value[key], str) and bool(words & (LINK_WORDS | IMAGE_WORDS | BYTES_WORDS))
-            if is_unrelated(words) or (is_variant and (has_image or _is_unready(value, key, words))):
+            if is_unrelated(words):
+                self.skipped.append(value[key])
+                continue
+            if is_variant and (has_image or _is_unready(value, key, words)):
                 continue
             if is_search and words & IMAGE_WORDS and isinstance(value[key], list) and not _holds_bytes(value[key]):
                 continue
@@ -307,7 +326,7 @@ def _is_from_page(value: Mapping[str, Any]) -> bool:
 
 def _label_of(value: Mapping[str, Any]) -> frozenset[str]:
     """Return the words with which an object says what its image is for."""
-    labels = [value[key] for key in _LABEL_KEYS if isinstance(value.get(key), str)]
+    labels = [value[key] for key in _LABEL_KEYS if key in value and isinstance(value[key], str)]
     for key in [key for key in value if value[key] is True or value[key] is False]:
         words = words_of(key)
         if words & (_FLAGS if value[key] else _FLAGS_OF_RESULTS):
@@ -320,7 +339,9 @@ def _without_smaller_copies(value: Mapping[str, Any]) -> Mapping[str, Any]:
     links = [key for key in islice(value, _MAX_KEYS) if _holds_link(value[key])]
     if len(links) < 2:
         return value
-    edges = {key: edge_of_label(key.replace("_", " ")) for key in links}
+    # "Original" is no size of the image after a change.
+    unchanged = unchanged_among({key: words_of(key) for key in links})
+    edges = {key: 0 if key in unchanged else edge_of_label(key.replace("_", " ")) for key in links}
     if any(edges.values()):
         # A key that says no size holds the image itself; only the full size is larger.
         edges |= {key: UNNAMED for key, edge in edges.items() if not edge and words_of(key) <= LINK_WORDS | IMAGE_WORDS}

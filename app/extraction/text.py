@@ -149,6 +149,14 @@ class ReplyText:
             return True
         return mention.is_open and self.end is TextEnd.CUT and not has_image_ending(mention.url)
 
+    def is_skipped(self, url: str) -> bool:
+        """Check for a URL that stands in JSON between words, where its key says that it is no result."""
+        return bool(self.embedded_json.skipped) and url in self._skipped
+
+    @cached_property
+    def _skipped(self) -> str:
+        return str(self.embedded_json.skipped)
+
     def nested_texts(self, walker: JsonWalker) -> list["ReplyText"]:
         """Return the texts that the JSON of this text contains, down to `_MAX_DEPTH`."""
         if self._depth >= _MAX_DEPTH or not walker.texts:

@@ -35,16 +35,27 @@ FLAGS = [
     Case("flags about other matters", {"images": [{"url": A, "nsfw": False, "public": True}, {"url": B}]}, [A, B]),
     Case("a preview alone", {"images": [{"url": A, "preview": True}]}, [A]),
 ]
+PAGE = "https://relay.example.net/open/1"
 KEYS = [
     Case("a button", {"blocks": [{"type": "image", "url": A}, {"type": "button", "url": B}]}, [A]),
     Case("a temporary file", {"images": [{"type": "temp", "url": A}, {"type": "output", "url": B}]}, [B]),
     Case("temporary files alone", {"images": [{"type": "temp", "url": A}, {"type": "temp", "url": B}]}, [A, B]),
     Case("the usual size and the full one", {"images": [{"urls": {"small": A, "regular": B, "full": C}}]}, [C]),
     Case("a template beside the image", {"template_image": A, "url": B}, [B]),
+    Case("the image before a change in Chinese", {"原图": A, "结果图": B}, [B]),
+    Case("the image before a change in Chinese, in other words", {"修改前": A, "修改后": B}, [B]),
+    Case("the full size in Chinese", {"缩略图": A, "原图": B}, [B]),
+    Case("the icon in the small print of a card", {"blocks": [{"type": "image", "image_url": A}, {"type": "context", "elements": [{"type": "image", "image_url": B}]}]}, [A]),
+    Case("the action of a card", {"body": [{"type": "Image", "url": A}], "actions": [{"type": "Action.OpenUrl", "url": PAGE}]}, [A]),
+    Case("the preview of a workflow", {"outputs": [{"node": "SaveImage", "url": A}, {"class_type": "PreviewImage", "url": B}]}, [A]),
+    Case("images of a log", {"output": {"url": A}, "logs": [B]}, [A]),
     Case("what a failed task was called with", {"task": {"status": "failed", "image_url": A}}, []),
     Case("the state of an image that is there", {"task": {"status": "processing", "image_url": A}}, [A]),
-]
+]  # fmt: skip
 MARKUP = [
+    Case("the input of a call in JSON between words", f'Called: {{"tool": "edit", "input": {{"image": "{A}"}}}} - see there', []),
+    Case("a prompt with a link in JSON between words", f'Done: ```json\n{{"prompt": "a fox like {A}"}}\n```', []),
+    Case("a result in JSON between words", f'Done: {{"input": {{"image": "{A}"}}, "text": "it is {B}"}} - see there', [B]),
     Case("roles of elements", f'<image role="input" url="{A}"/><image role="output" url="{B}"/>', [B]),
     Case("roles of elements in turn", f'<image role="output" url="{B}"/>\n<image role="input" url="{A}"/>', [B]),
     Case("kinds of files", f'<file kind="thumbnail" href="{A}"/>\n<file kind="image" href="{B}"/>', [B]),
@@ -64,7 +75,7 @@ MARKUP = [
     Case("emphasis that begins in front", f"__Result: {A}__", [A]),
     Case("words behind two hyphens", f"{A}-- enjoy", [A]),
     Case("a name that ends with a hyphen", "https://cdn.example.com/f/abc-", []),
-]
+]  # fmt: skip
 STANDINGS = [
     Case("two originals and an avatar", f"![An original fox]({A})\n![The original, again]({B})\n![avatar]({LOGO})", [A, B]),
     Case("an original behind an avatar", f"![avatar]({LOGO})\n![original character]({A})", [A]),
