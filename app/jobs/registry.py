@@ -34,13 +34,15 @@ from app.protocol.input_images import InputImage
 _ALL_JOIN = (Joining.ANYONE,)
 _RETRIES_JOIN = (Joining.ANYONE, Joining.RETRIES, Joining.RETRIES_LAST)
 
-#: The fields of a request that make other requests the same job. Images count by their checksums.
+#: Images count by their checksums, and the others say nothing of the images that are asked for.
 _NO_KEY_FIELDS = {"images", "mask", "markup", "unread", "as_task", "webhook_url"}
+
+#: The fields that are alike in requests for the same job.
 _KEY_FIELDS = tuple(each.name for each in fields(ImagesRequest) if each.name not in _NO_KEY_FIELDS)
 _key_values = attrgetter(*_KEY_FIELDS)
 
-#: Jobs that `unread` returns at most.
-_MAX_NAMED = 16
+#: Ids that `unread_ids` returns at most.
+_MAX_UNREAD_IDS = 16
 
 
 class JobRegistry:
@@ -97,7 +99,7 @@ class JobRegistry:
         self._reindex(job)
 
     def _reindex(self, job: Job) -> None:
-        """Note which requests may join a job from now on, and whether it is read."""
+        """Note which requests may join a job from now on, and whether it may be dropped."""
         joining = job.joining
         if self._joining.get(job.id) is not joining:
             self._remove_from_index(job)
@@ -137,17 +139,17 @@ class JobRegistry:
                 return job
         return None
 
-    def seem_all_read(self, key: JobKey) -> bool:
+    def all_seem_read(self, key: JobKey) -> bool:
         """Return whether there are jobs that a request with that key equals, and a client seems to wait for each."""
         return (key.group, Joining.RETRIES) in self._joinable and (key.group, Joining.ANYONE) not in self._joinable
 
-    def unread(self, key: JobKey) -> list[str]:
+    def unread_ids(self, key: JobKey) -> list[str]:
         """Return the ids of some jobs that any request with that key may join, the oldest first."""
         self.drop_expired()
-        return list(islice(self._joinable.get((key.group, Joining.ANYONE), ()), _MAX_NAMED))
+        return list(islice(self._joinable.get((key.group, Joining.ANYONE), ()), _MAX_UNREAD_IDS))
 
-    def get(self, caller: Caller, job_id: str) -> Job | None:
-        """Return the caller's job with that id."""
+    def of_caller(self, caller: Caller, job_id: str) -> Job | None:
+        """Return the job with that id if it is the caller's."""
         self.drop_expired()
         job = self._by_id.get(job_id)
         return job if job is not None and job.key.caller == caller.id else None
@@ -166,7 +168,7 @@ class JobRegistry:
         is_known = self._by_id.get(job.id) is job
         if not is_known or not job.should_retain or job.expires_at <= now:
             if is_known and not job.should_retain and not job.may_have_cost:
-                self.unserved.note(job.key)
+                self.unserved.note_end(job.key)
             self.drop(job)
             return
         self._retention.keep(job, self._ttl_of(job), now)

@@ -31,11 +31,11 @@ from app.protocol.sizes import Size
 from app.protocol.values import value_class
 from app.state.job_table_reply import TableAnswer
 
-#: What models generate if no size is requested, or one a little smaller.
+#: The size that models generate if none is requested, or nearly that.
 _USUAL_SIZE = Size(1536, 1024)
 
 #: Turns of the event loop in which it reads that a connection was closed, closes it, and ends the wait of its request.
-_TURNS = 4
+_TURNS_TO_LEAVE = 4
 
 #: No retry is invited: another server would pay for the image once more.
 _INTERRUPTED = "The server is shutting down. The image may have been made."
@@ -112,6 +112,7 @@ class ImageService:
     Attributes:
         draining: Set when draining begins, for requests that wait for something else than a job.
         tasks: The runs in progress, with or without readers.
+        settlements: What releases the reserved money of runs that were canceled before their first step.
     """
 
     semaphore: FairSemaphore
@@ -161,28 +162,28 @@ class ImageService:
                 raise ServiceUnavailable(SHUTTING_DOWN)
             if job is not None:
                 return self._join(job, request, submission)
-        remote_id = await table.claim_or_join(
+        joined_id = await table.claim_or_join(
             submission.id,
             key,
             is_async=submission.is_async,
-            unread=partial(self.registry.unread, key),
+            unread=partial(self.registry.unread_ids, key),
             is_here=lambda job_id: self.registry.by_id(job_id) is not None,
         )
         # Redis may not have answered, and this replica then decides alone.
-        is_unknown = remote_id is None and table.is_alone
-        job = self.registry.find_joinable(key) if is_unknown else await self._present_job(remote_id)
+        is_unknown = joined_id is None and table.is_alone
+        job = self.registry.find_joinable(key) if is_unknown else await self._joined_here(joined_id)
         if job is not None:
             reader = self._join(job, request, submission)
-            if remote_id is not None:
+            if joined_id is not None:
                 self.sharing.on_joined(job, submission.id)
             return reader
-        grant = Grant() if remote_id is not None else await self._charge(request, key, submission)
-        return self._add_job(remote_id, grant, key, request, submission)
+        grant = Grant() if joined_id is not None else await self._charge(request, key, submission)
+        return self._add_job(joined_id, grant, key, request, submission)
 
     async def _let_clients_leave(self, key: JobKey) -> None:
         """Let the event loop notice clients of equal jobs that have hung up just before this request came."""
-        for _ in range(_TURNS):
-            if not self.registry.seem_all_read(key):
+        for _ in range(_TURNS_TO_LEAVE):
+            if not self.registry.all_seem_read(key):
                 return
             await asyncio.sleep(0)
 
@@ -200,11 +201,11 @@ class ImageService:
                 pass
         return None
 
-    async def _present_job(self, job_id: str | None) -> Job | None:
-        """Return the job with that id, None where this replica has to begin to follow it.
+    async def _joined_here(self, job_id: str | None) -> Job | None:
+        """Return the job with that id if this replica runs or follows it already, or has just finished it.
 
-        A wait for another replica that was called off is over when Redis has answered its last command, which may have
-        made this replica the owner.
+        None for a job that this replica has to begin to follow. A wait for another replica that was called off is over
+        when Redis has answered its last command, which may have made this replica the owner.
         """
         job = self.registry.by_id(job_id)
         if job is not None and job.has_ended_following:
@@ -213,7 +214,7 @@ class ImageService:
 
     async def _charge(self, request: ImagesRequest, key: JobKey, submission: Submission) -> Grant:
         """Charge a new job, and return what it may spend and what the client key has left."""
-        self.registry.unserved.use(key)
+        self.registry.unserved.note_new_job(key)
         try:
             if not await submission.is_connected():
                 raise ClientLeft
@@ -222,7 +223,7 @@ class ImageService:
                 self.semaphore.check_room(submission.caller.id, request.n)
             return await self._reserve_and_charge(request, submission.caller)
         except BaseException:  # reason: tidied up, and raised again
-            self.registry.unserved.note(key)
+            self.registry.unserved.note_end(key)
             await self.sharing.job_table.withdraw(submission.id, key)
             raise
 
@@ -242,7 +243,7 @@ class ImageService:
 
     def _add_job(
         self,
-        remote_id: str | None,
+        joined_id: str | None,
         grant: Grant,
         key: JobKey,
         request: ImagesRequest,
@@ -250,14 +251,14 @@ class ImageService:
     ) -> JobReader:
         """Start a new job, or follow the replica that already runs an equal one."""
         job = Job(
-            remote_id or submission.id,
+            joined_id or submission.id,
             key,
             request,
             submission.spool,
             JobRun(JobTelemetry(submission.usage.trace, grant.headers, reservation=grant.reservation)),
             is_async=submission.is_async,
             reader_id=submission.id,
-            is_remote=remote_id is not None,
+            is_remote=joined_id is not None,
         )
         reader = self._start(job, submission)
         self.registry.add(job)
@@ -385,8 +386,8 @@ class ImageService:
         return await self.sharing.has_ended(job_id, caller.id) if job is None else job.run.is_done
 
     def _own_job(self, job_id: str, caller: Caller) -> Job | None:
-        """Return a job of this process, but none that another replica has canceled or runs now."""
-        job = self.registry.get(caller, job_id)
+        """Return the caller's job of this process, but none that another replica has canceled or runs now."""
+        job = self.registry.of_caller(caller, job_id)
         return None if job is None or job.run.stop_reason is StopReason.CALLED_OFF else job
 
     async def _load_remote(self, job_id: str, caller: Caller, spool: Spool) -> JobView:

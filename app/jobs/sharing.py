@@ -125,7 +125,7 @@ class JobSharing:
                 return RemoteJob(JobOutcome(NO_REQUEST, error=JobLost(detail=f"job {job_id}")), left)
             case TableAnswer.ORPHANED:
                 return RemoteJob(JobOutcome(NO_REQUEST, error=ServiceUnavailable(_ORPHANED)), left)
-        raise self._unknown(reply.answer)
+        raise self._not_found(reply.answer)
 
     async def has_ended(self, job_id: str, caller: str) -> bool:
         """Return whether a job that this replica does not know has ended, if only by the death of its replica.
@@ -137,7 +137,7 @@ class JobSharing:
         reply = await self.job_table.lookup(job_id, caller)
         if reply.answer in _KNOWN:
             return reply.answer is not TableAnswer.IN_FLIGHT
-        raise self._unknown(reply.answer)
+        raise self._not_found(reply.answer)
 
     async def cancel_remote(self, job_id: str, caller: str, follower: str | None = None) -> None:
         """Cancel a job that another replica runs. One that is canceled already stays so.
@@ -154,9 +154,10 @@ class JobSharing:
             return
         if reply.answer in NOT_CANCELABLE:
             raise TaskNotCancelable(NOT_CANCELABLE[reply.answer])
-        raise self._unknown(reply.answer)
+        raise self._not_found(reply.answer)
 
-    def _unknown(self, answer: TableAnswer) -> ApiError:
+    def _not_found(self, answer: TableAnswer) -> ApiError:
+        """Return the error for a job that the table does not know, or not at present."""
         may_exist = answer is TableAnswer.NO_REPLY and self.job_table.is_shared
         if may_exist or answer is TableAnswer.SETTLING:
             return ServiceUnavailable(_NOT_FOUND_YET, headers={"retry-after": "5"})
@@ -166,6 +167,12 @@ class JobSharing:
         """Publish that a reader has left before the end of the run."""
         if self.job_table.owns(job) and not job.run.is_done:
             self.background.start(self._publish_status(job))
+
+    async def _publish_status(self, job: Job) -> None:
+        try:
+            await self.job_table.publish_status(job)
+        except ServiceUnavailable as error:
+            log.warning("job_sharing_failed", job=job.id, error=error.message)
 
     def on_joined(self, job: Job, request_id: str) -> None:
         """End the lease of a request, unless this replica follows the job under that id.
@@ -183,42 +190,6 @@ class JobSharing:
             self.background.start(self._hand_over(job))
         else:
             self.registry.retain_or_drop(job)
-
-    async def heartbeat_loop(self) -> None:
-        """Give heartbeats for ever, and publish outcomes that Redis could not take when they were ready."""
-        while self.job_table.is_shared:
-            await self.job_table.sleep_until_heartbeat()
-            # A task of its own: a bug is logged and must not end the loop, without which this replica looks dead.
-            await asyncio.wait({self.background.start(self._heartbeat())})
-
-    async def _heartbeat(self) -> None:
-        self.registry.drop_expired()
-        for job in await self.job_table.heartbeat():
-            if job.is_unread and not job.publish_lock.locked():
-                self.background.start(self._hand_over(job))
-        for job in self.registry.active():
-            # Another replica has canceled it for its client, or runs it now.
-            is_needed = job.is_remote or job.may_have_cost or job.readers or self.job_table.owns(job)
-            if job.is_async and not is_needed:
-                job.run.call_off()
-
-    def _on_drop(self, job: Job) -> None:
-        """Let other replicas forget a delivered job whose outcome was only here.
-
-        At the end of this replica its record stays: a retry then learns that the image was paid for and is lost.
-        """
-        if self.job_table.is_kept_for_retries(job):
-            self.job_table.untrack(job)
-            if not self.is_draining:
-                self.background.start(self.job_table.abandon(job))
-
-    async def drain(self, seconds: float) -> None:
-        """Publish everything that other replicas may be asked for, also delivered results; wait `seconds` at most."""
-        self.is_draining = True
-        for job in self.job_table.kept_for_retries():
-            self.background.start(self._hand_over(job))
-        if self.background:
-            await asyncio.wait(self.background, timeout=seconds)
 
     async def _hand_over(self, job: Job) -> None:
         """Publish a finished job, then drop or retain it. Repeated when a reader that came meanwhile has left.
@@ -243,45 +214,78 @@ class JobSharing:
                     self.job_table.track(job)
 
     async def _publish_result(self, job: Job) -> bool:
-        """Return False if this replica has to keep the job."""
+        """Publish a finished job, if anybody may ask other replicas for it. Return False if this one has to keep it."""
         if job.run.stop_reason is StopReason.INTERRUPTED and (job.key.key is not None or not job.delivered):
             # As if this replica had died: a client that repeats the request learns that it may have been paid for.
             self.job_table.untrack(job)
             return True
-        is_here = self.registry.by_id(job.id) is job
-        is_kept = is_here and job.is_only_for_retries and not self.is_draining
-        is_wanted = is_here and job.should_retain and not is_kept
+        is_known = self.registry.by_id(job.id) is job
+        stays_here = is_known and job.is_only_for_retries and not self.is_draining
+        is_wanted = is_known and job.should_retain and not stays_here
         briefly = not is_wanted or job.is_only_for_retries
         if not is_wanted:
-            answer = await (self.job_table.mark_delivered(job) if is_kept else self.job_table.abandon(job))
-            is_awaited = answer is TableAnswer.AWAITED
-            must_publish = is_awaited or (is_kept and answer is TableAnswer.OK and self.is_draining)
-            if not must_publish:
+            answer = await (self.job_table.mark_delivered(job) if stays_here else self.job_table.abandon(job))
+            # The server may have begun to drain meanwhile.
+            must_leave = stays_here and answer is TableAnswer.OK and self.is_draining
+            if answer is not TableAnswer.AWAITED and not must_leave:
                 return answer is not TableAnswer.NO_REPLY and not self.job_table.is_kept_for_retries(job)
         if not job.is_unread:
             # A retry has started the job once more meanwhile, so there is no outcome yet.
             return False
-        if not is_here and has_spooled_images(job):
+        if not is_known and has_spooled_images(job):
             # The registry did not keep its images for as long as Redis was down.
             self.job_table.untrack(job)
             return True
+        return await self._publish_outcome(job, briefly=briefly)
+
+    async def _publish_outcome(self, job: Job, *, briefly: bool) -> bool:
+        """Publish what a job has brought. Return False where Redis or the image store cannot take it."""
         try:
             if has_spooled_images(job) and not job.delivered:
                 # Its images may take long to store, or not fit. A repeat at another replica may join meanwhile.
                 await self.job_table.publish_unread(job)
             outcome, is_whole = await dump_outcome(job, self.store)
             job.is_only_here = not is_whole
-            is_published = await self.job_table.publish_result(job, outcome, briefly=briefly)
+            return await self.job_table.publish_result(job, outcome, briefly=briefly)
         except ApiError as error:
             log.warning("job_sharing_failed", job=job.id, error=error.detail or error.message)
             return False
-        return is_published
 
-    async def _publish_status(self, job: Job) -> None:
-        try:
-            await self.job_table.publish_status(job)
-        except ServiceUnavailable as error:
-            log.warning("job_sharing_failed", job=job.id, error=error.message)
+    def _on_drop(self, job: Job) -> None:
+        """Let other replicas forget a delivered job whose outcome was only here.
+
+        At the end of this replica its record stays: a retry then learns that the image was paid for and is lost.
+        """
+        if self.job_table.is_kept_for_retries(job):
+            self.job_table.untrack(job)
+            if not self.is_draining:
+                self.background.start(self.job_table.abandon(job))
+
+    async def heartbeat_loop(self) -> None:
+        """Give heartbeats for ever, and publish outcomes that Redis could not take when they were ready."""
+        while self.job_table.is_shared:
+            await self.job_table.sleep_until_heartbeat()
+            # A task of its own: a bug is logged and must not end the loop, without which this replica looks dead.
+            await asyncio.wait({self.background.start(self._heartbeat())})
+
+    async def _heartbeat(self) -> None:
+        self.registry.drop_expired()
+        for job in await self.job_table.heartbeat():
+            if job.is_unread and not job.publish_lock.locked():
+                self.background.start(self._hand_over(job))
+        for job in self.registry.active():
+            # Another replica has canceled it for its client, or runs it now.
+            is_needed = job.is_remote or job.may_have_cost or job.readers or self.job_table.owns(job)
+            if job.is_async and not is_needed:
+                job.run.call_off()
+
+    async def drain(self, seconds: float) -> None:
+        """Publish everything that other replicas may be asked for, also delivered results; wait `seconds` at most."""
+        self.is_draining = True
+        for job in self.job_table.kept_for_retries():
+            self.background.start(self._hand_over(job))
+        if self.background:
+            await asyncio.wait(self.background, timeout=seconds)
 
 
 @dataclass(frozen=True, slots=True)

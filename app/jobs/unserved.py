@@ -22,18 +22,18 @@ class UnservedRequests:
         self._groups: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
 
     def has_any(self, key: JobKey) -> bool:
-        """Return whether one of them has not been repeated yet."""
+        """Return whether one of these requests has not been repeated yet."""
         return self._count(key) > 0
 
-    def note(self, key: JobKey) -> None:
-        """Note that a request has ended so."""
+    def note_end(self, key: JobKey) -> None:
+        """Note that a request has ended with nothing, at no cost."""
         if key.counts_attempts and key.key is None:
             self._set(key, self._count(key) + 1)
 
-    def use(self, key: JobKey) -> None:
-        """Note that a request has joined no job. If it is a retry, one of these requests is repeated by now.
+    def note_new_job(self, key: JobKey) -> None:
+        """Note that a request starts a job of its own. If it is a retry, it repeats one of these requests.
 
-        It may have overtaken the request that it repeats, which then ends later.
+        Also where there is none yet: it may have overtaken the request that it repeats, which then ends later.
         """
         if key.is_retry and key.key is None:
             self._set(key, self._count(key) - 1)

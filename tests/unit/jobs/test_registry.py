@@ -136,7 +136,7 @@ def test_what_has_failed_at_no_cost_is_repeated_by_a_job_of_its_own(paid: bool) 
         read = desk.start(ME)
         await desk.run(COUNTED, NoImageInReply("no") if paid else UpstreamUnreachable(), delivered=True, paid=paid)
         assert desk.registry.find_joinable(RETRY) is (read if paid else None)
-        desk.registry.unserved.use(RETRY)
+        desk.registry.unserved.note_new_job(RETRY)
         assert desk.registry.find_joinable(RETRY) is read
         await read.run.wait_done()
         desk.registry.close()
@@ -168,7 +168,7 @@ def test_a_job_that_was_dropped_is_not_kept_again() -> None:
         desk.registry.drop(dropped)
         desk.registry.retain_or_drop(dropped)
         assert [(await desk.run(ME)).id for _ in range(3)] == ["req_2", "req_3", "req_4"]
-        assert desk.registry.unread(ME) == ["req_4"]
+        assert desk.registry.unread_ids(ME) == ["req_4"]
 
     asyncio.run(play())
 
@@ -313,7 +313,7 @@ def test_a_request_costs_no_more_the_more_jobs_there_are(idempotency_key: str | 
 
         def come_and_go() -> None:
             assert desk.registry.find_joinable(mine) is None
-            desk.registry.unread(mine)
+            desk.registry.unread_ids(mine)
             desk.registry.add(new)
             desk.registry.retain_or_drop(finished)
             new.run.release()
@@ -382,11 +382,11 @@ def test_a_result_is_only_for_its_caller() -> None:
     async def play() -> None:
         desk = Desk()
         job = await desk.run(ME, is_async=True)
-        assert desk.registry.get(Caller("me", None), job.id) is job
-        assert desk.registry.get(Caller("you", None), job.id) is None
-        assert desk.registry.get(Caller("me", None), "req_9") is None
+        assert desk.registry.of_caller(Caller("me", None), job.id) is job
+        assert desk.registry.of_caller(Caller("you", None), job.id) is None
+        assert desk.registry.of_caller(Caller("me", None), "req_9") is None
         desk.clock.now = 600
-        assert desk.registry.get(Caller("me", None), job.id) is None
+        assert desk.registry.of_caller(Caller("me", None), job.id) is None
 
     asyncio.run(play())
 
