@@ -212,9 +212,8 @@ def _check_writable_dir(value: Path) -> Path:
 
 
 def _check_ledger_file(value: Path) -> Path:
-    if value != STANDARD_OUTPUT and (
-        value.is_dir() or not value.parent.is_dir() or not os.access(value.parent, os.W_OK)
-    ):
+    is_file = not value.is_dir() and value.parent.is_dir() and os.access(value.parent, os.W_OK)
+    if value != STANDARD_OUTPUT and (not is_file or find_copied_mark(str(value))):
         raise PydanticCustomError("ledger", "a file in a folder that exists and can be written to, or -")
     return value
 
@@ -255,6 +254,18 @@ def _check_client_key(value: SecretStr) -> SecretStr:
     return _check_header_secret(value)
 
 
+def _check_store_key(value: SecretStr) -> SecretStr:
+    if find_copied_mark(value.get_secret_value()):
+        raise PydanticCustomError("secret", "the key alone")
+    return value
+
+
+def _check_model_name(value: str) -> str:
+    if not value or not value.isprintable() or find_copied_mark(value):
+        raise PydanticCustomError("model_name", "a name in one line")
+    return value
+
+
 def read_named_file(value: object) -> object:
     """Return the secret in the file that a setting names. What cannot be a path is left to the next check."""
     return read_secret_file(value) if isinstance(value, str | Path) else value
@@ -292,7 +303,6 @@ def _parse_allow_list(value: object) -> object:
         raise PydanticCustomError("allow", "{reason}", {"reason": str(error)}) from None
 
 
-StringList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
 HostList = Annotated[tuple[Annotated[str, AfterValidator(_check_host)], ...], NoDecode, BeforeValidator(split_list)]
 OriginList = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(split_list)]
 #: Goes before the words that a setting may have.
@@ -314,9 +324,12 @@ ShrinkLimits = Annotated[InputLimits, NoDecode, BeforeValidator(_parse_input_lim
 SizeModeSetting = Annotated[SizeMode, NoDecode, BeforeValidator(_parse_size_mode)]
 AllowList = Annotated[tuple[AllowRule, ...], NoDecode, BeforeValidator(_parse_allow_list)]
 
+ModelName = Annotated[str, AfterValidator(_check_model_name), BeforeValidator(strip_spaces)]
+ModelNameList = Annotated[tuple[ModelName, ...], NoDecode, BeforeValidator(split_list)]
 HeaderSecret = Annotated[SecretStr, AfterValidator(_check_header_secret), BeforeValidator(strip_spaces)]
 HeaderSecretFile = Annotated[HeaderSecret, BeforeValidator(read_named_file)]
 Secret = Annotated[SecretStr, Field(min_length=1)]
+StoreKey = Annotated[Secret, AfterValidator(_check_store_key)]
 Currency = Annotated[str, written_as("[A-Z]{3}", "three capital letters, like EUR")]
 LongSecret = Annotated[SecretStr, AfterValidator(_check_long_secret)]
 ClientKeyList = Annotated[

@@ -25,6 +25,8 @@ from app.config.field_types import (
     LedgerFile,
     ListenHost,
     LongSecret,
+    ModelName,
+    ModelNameList,
     OriginList,
     OtlpEndpoint,
     PositiveInt,
@@ -35,8 +37,8 @@ from app.config.field_types import (
     SigningCertificates,
     SizeModeSetting,
     StateUrl,
+    StoreKey,
     StoreUrl,
-    StringList,
     UpstreamUrl,
     WritableDir,
 )
@@ -79,7 +81,7 @@ class Settings(BaseSettings):
         None,
         description="The upstream's key. Unset: each caller's own Bearer token is passed on (pass-through).",
     )
-    upstream_model: str = Field(
+    upstream_model: ModelName = Field(
         DEFAULT_MODEL,
         min_length=1,
         description="The model that is requested from the upstream, whatever the client named.",
@@ -178,7 +180,9 @@ class Settings(BaseSettings):
         description="Let anyone who reaches this server spend the upstream key. Needed to listen on more than loopback "
         "without client keys.",
     )
-    models: StringList = Field((), description="What `GET /v1/models` lists. Unset: official names and the upstream's.")
+    models: ModelNameList = Field(
+        (), description="What `GET /v1/models` lists. Unset: official names and the upstream's."
+    )
     default_response_format: Annotated[Literal["auto", "url", "b64_json"], IN_LOWER_CASE] = Field(
         "auto",
         description="What a client gets that requested no format. `auto`: `url` for `dall-e*` or no model, else "
@@ -293,7 +297,7 @@ class Settings(BaseSettings):
         "`gs://bucket/prefix`, `az://container/prefix` or `memory:`; see "
         "[Image storage](image-storage.md).",
     )
-    image_store_key: Secret | None = Field(
+    image_store_key: StoreKey | None = Field(
         None,
         description="The bucket's key: `ID:SECRET` of S3, `ACCOUNT:KEY` of Azure, the JSON of a Google service "
         "account. Unset: what the provider's own tools would use.",

@@ -14,6 +14,8 @@ _PLACEHOLDER = re.compile(
     r"\$\{.*\}|\$\(.*\)|\{\{.*\}\}|%[A-Za-z_][A-Za-z0-9_]*%|\$[A-Z_][A-Z0-9_]*|<[^<>]*>", re.DOTALL
 )
 _SCHEME = re.compile(r"bearer\b", re.IGNORECASE)
+_SERVICE_LINK = re.compile(r"tcp://[0-9a-f.:\[\]]+", re.IGNORECASE)
+_COMMENT = re.compile(r"\s#")
 _LENGTH_OF_TIME = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(s|sec|m|min|h|d)\s*", re.IGNORECASE)
 _SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 
@@ -32,7 +34,8 @@ def find_copied_mark(value: object) -> str | None:
     """Return a remark for the operator if a text holds what was only meant to stand around the value.
 
     Such are quotation marks, also at one end, where a list in them was cut; the name of a variable that nothing has
-    replaced; and the word in front of a key in a header.
+    replaced; the word in front of a key in a header; a comment; and the address of a Service, which Kubernetes writes
+    into `LIMNER_PORT` of all pods beside a Service of the name `limner`.
     """
     text = value.strip() if isinstance(value, str) else ""
     if not text:
@@ -41,6 +44,10 @@ def find_copied_mark(value: object) -> str | None:
         return "leave out the quotation marks, which are a part of the value here"
     if _PLACEHOLDER.fullmatch(text):
         return "this is a placeholder that nothing has replaced"
+    if _SERVICE_LINK.fullmatch(text):
+        return "Kubernetes sets it for a Service of this name, unless the pod has enableServiceLinks: false"
+    if _COMMENT.search(text):
+        return "leave out the comment, which is a part of the value here"
     return "leave out the word Bearer, which Limner writes itself" if _SCHEME.match(text) else None
 
 

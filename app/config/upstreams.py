@@ -15,6 +15,7 @@ from app.config.field_types import (
     ByteCount,
     HeaderSecret,
     HeaderSecretFile,
+    ModelName,
     PositiveInt,
     Seconds,
     UpstreamUrl,
@@ -64,8 +65,8 @@ class UpstreamEntry(BaseModel):
     base_url: UpstreamUrl
     api_key_file: HeaderSecretFile | None = None
     api_key: HeaderSecret | None = Field(default_factory=lambda given: given.get("api_key_file"))
-    model: Annotated[str, Field(min_length=1)] | None = None
-    models: dict[Annotated[str, Field(min_length=1)], Annotated[str, Field(min_length=1)]] = {}
+    model: ModelName | None = None
+    models: dict[ModelName, ModelName] = {}
     dialect: DialectSetting = DialectTable(preset=DEFAULT_MODEL)
     priority: Annotated[int, Field(ge=0, le=1000)] = 0
     weight: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] = 1.0

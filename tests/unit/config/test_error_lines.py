@@ -50,7 +50,7 @@ CASES = [
     Case("a file without a key", listed({"name": "main", "base_url": "http://h", "api_key_file": "HERE/empty.toml"}), ("LIMNER_UPSTREAMS[0].api_key_file: invalid value (format: a text file that can be read and is not empty)",)),
     Case("a key for only one of two upstreams", listed(GOOD, {"name": "spare", "base_url": "http://h"}), ("LIMNER_UPSTREAMS: invalid value (format: a key for each upstream, or for none (then each caller's own is passed on))",)),
     Case("two default models", listed(GOOD | {"model": "a", "models": {"*": "b"}}), ("LIMNER_UPSTREAMS[0]: invalid value (format: either `model` or `*` in `models`: they mean the same)",)),
-    Case("a model without a name", listed(GOOD | {"models": {"a": ""}}), ("LIMNER_UPSTREAMS[0].models.a: invalid value '' (format: a text that is not empty)",)),
+    Case("a model without a name", listed(GOOD | {"models": {"a": ""}}), ("LIMNER_UPSTREAMS[0].models.a: invalid value '' (format: a name in one line)",)),
     Case("an unknown dialect", listed(GOOD | {"dialect": "klingon"}), ("LIMNER_UPSTREAMS[0].dialect: invalid value 'klingon' (format: one of gpt-image-2-chat, metadata, words, top-level, buckets, google, openrouter, vercel, poe)",)),
     Case("a dialect that is no JSON", {"upstream_dialect": '{"preset"'} | ONE, ("LIMNER_UPSTREAM_DIALECT: invalid value '{\"preset\"' (format: the name of a dialect, or JSON like",)),
     Case("a dialect that extends an unknown one", listed(GOOD | {"dialect": {"preset": "klingon"}}), ("LIMNER_UPSTREAMS[0].dialect.preset: invalid value 'klingon' (format: one of gpt-image-2-chat, ",)),
