@@ -38,8 +38,8 @@ from app.protocol.size_fit import SizeMode
 
 _T = TypeVar("_T")
 
-#: Links in whose middle a reply may end that are looked at; each document of a stream may have one.
-_MAX_HALF = 4
+#: Half links, at which a reply may end, that are looked at; each document of a stream may have one.
+_MAX_HALF_LINKS = 4
 
 #: The longer edge of an image below which it is an icon, and how many images in front of one are looked at.
 _LEAST_EDGE, _MAX_EARLIER = 64, 4
@@ -186,23 +186,6 @@ class Pipeline:
             return []
         return _images_among([await self.try_finish(reply, image) for image in tracker.superseded(found)])
 
-    async def capture(self, work: Awaitable[_T]) -> _T | ApiError:
-        """Return what `work` gives, or its failure as a value, so that it does not take other images with it."""
-        try:
-            return await work
-        except Exception as caught:  # noqa: BLE001  # reason: the others are paid for
-            return self.as_api_error(caught)
-
-    def as_api_error(self, caught: Exception) -> ApiError:
-        """Return an error that a client may see. A bug is reported."""
-        if isinstance(caught, ApiError):
-            return caught
-        if isinstance(caught, OSError):
-            # No descriptor, no disk: the reply must be read to its end all the same, since it is paid for.
-            return ImageUnavailable(_NO_RESOURCES, detail=str(caught))
-        self.io.report_bug(caught)
-        return ApiError()
-
     async def conclude(self, reply: ChatReply | None, error: ApiError | None) -> GenerationResult:
         """Return what a reply has brought at its end; `error` is what it ended with, if it did not end well.
 
@@ -211,34 +194,90 @@ class Pipeline:
         """
         if reply is None:
             raise error or no_image_error(reply)
-        reply, images = await self.find_whole(reply)
+        reply, images = await self.find_results_at_end(reply)
         if error is not None:
             # A stream that breaks off after the image was named is a success, since the image was paid for; a draft
             # of the image is not.
             images = [image for image in images if not image.is_secondary]
+        outcomes = await self.finish_best(reply, images)
+        finished = _images_among(outcomes)
+        note_images(reply, finished, has_named=any(not image.is_secondary for image in images))
+        if not finished:
+            raise await self.failure_of(reply, images, outcomes, error)
+        return GenerationResult(tuple(finished), reply.usage)
+
+    async def find_results_at_end(self, reply: ChatReply) -> tuple[ChatReply, list[FoundImage]]:
+        """Return a reply that grows no more, and its images. It may have ended in the middle of a link.
+
+        A link at its end counts if an image is behind it; the bytes of that are in the returned reply. If not, it is
+        half a link, whose other half nobody knows.
+        """
+        # A link whose host does not answer counts as whole: nothing says that it is half a link.
+        whole, half = dict[str, ByteSink | ImageUnavailable](), set[str]()
+        images = await self.find_results(reply)
+        while open_links := [each.url for each in images if each.is_open and each.url not in whole]:
+            for url in open_links:
+                found = None if len(half) >= _MAX_HALF_LINKS else await self.probe_open(url, patient=len(images) == 1)
+                if found is None:
+                    half.add(url)
+                else:
+                    whole[url] = found
+            if not half.isdisjoint(open_links):
+                images = await self.find_results(reply, takes_open=lambda url: url not in half)
+        blobs = {url: found for url, found in whole.items() if not isinstance(found, ImageUnavailable)}
+        return (replace(reply, spooled_images={**reply.spooled_images, **blobs}) if blobs else reply), images
+
+    async def probe_open(self, url: str, *, patient: bool) -> ByteSink | ImageUnavailable | None:
+        """Return the image behind a link in whose middle a reply may end, None where there is none but the client's.
+
+        An error says that nothing is known: its host does not answer at present.
+        """
+        try:
+            blob = await self.io.probe(url, patient=patient)
+        except ImageUnavailable as error:
+            return None if error.is_absent else error
+        return None if read_info(blob.read_at) is None or self.is_input(blob) else blob
+
+    async def find_results(
+        self, reply: ChatReply, *, takes_open: Callable[[str], bool] = lambda _: True
+    ) -> list[FoundImage]:
+        """Return the images of a reply, without those that the client has sent. `takes_open`: see `find_images`."""
+        found = await in_thread_if_long(reply.size, find_images, reply, self.sent_texts, takes_open=takes_open)
+        return [image for image in found if not await self.is_input_echo(reply, image)]
+
+    @property
+    def sent_texts(self) -> list[str]:
+        """The links and texts of the client itself. What they contain is no result."""
+        request = self.request
+        links = [image.url for image in request.all_images if image is not None and image.url is not None]
+        return [*links, request.prompt, *request.metadata.values(), *request.unread]
+
+    async def is_input_echo(self, reply: ChatReply, image: FoundImage) -> bool:
+        """Return whether an inline image has the bytes of an input image. Links are compared in `find_results`."""
+        has_inputs = self.inputs.originals or self.inputs.prepared
+        if not has_inputs or not image.url.startswith("data:"):
+            return False
+        return self.is_input(await self.to_blob(image.url, reply.spooled_images))
+
+    def is_input(self, image: ByteSink) -> bool:
+        """Return whether an image has the bytes of an input image."""
+        sent = [*self.inputs.originals, *(each for each in self.inputs.prepared if not isinstance(each, str))]
+        return any(probably_equal(image, original) for original in sent)
+
+    async def finish_best(self, reply: ChatReply, images: Sequence[FoundImage]) -> list[OutputImage | ApiError]:
+        """Return what became of the last images of a reply, or else of others that may stand for them."""
         # A preview is better than nothing, but an address beside it may lead to the image itself.
         is_preview = bool(images) and all(image.is_secondary for image in images)
         outcomes = await self.finish_guesses(reply, (), patient=False) if is_preview else []
         if not outcomes:
             outcomes = await self.finish_all(reply, images[-self.request.n :])
         if len(images) > self.request.n and all(map(_is_icon, outcomes)):
-            outcomes = await self.finish_larger(reply, images[: -self.request.n]) or outcomes
+            outcomes = await self.finish_earlier(reply, images[: -self.request.n]) or outcomes
         if images and not _images_among(outcomes):
-            outcomes += await self.finish_others(reply, images, outcomes)
-        finished = _images_among(outcomes)
-        if not (is_preview or finished) and all(isinstance(outcome, NoImageInReply) for outcome in outcomes):
+            outcomes += await self.finish_alternatives(reply, images, outcomes)
+        if not is_preview and all(isinstance(outcome, NoImageInReply) for outcome in outcomes):
             outcomes += await self.finish_guesses(reply, {image.url for image in images}, patient=True)
-            finished = _images_among(outcomes)
-        note_images(reply, finished, has_named=bool(images) and not is_preview)
-        if not finished:
-            mendable = [
-                each for each in outcomes if isinstance(each, ApiError) and not isinstance(each, NoImageInReply)
-            ]
-            if await in_thread_if_long(reply.size, shows_samples, reply, [image.url for image in images]):
-                raise error or no_image_error(reply)
-            self.undelivered += mendable
-            raise mendable[0] if mendable else await in_thread_if_long(reply.size, _first_error, reply, outcomes, error)
-        return GenerationResult(tuple(finished), reply.usage)
+        return outcomes
 
     async def finish_all(self, reply: ChatReply, images: Sequence[FoundImage]) -> list[OutputImage | ApiError]:
         if len(images) == 1:  # Most replies have one image: no task is needed for it.
@@ -247,16 +286,16 @@ class Pipeline:
             tasks = [group.create_task(self.try_finish(reply, image)) for image in images]
         return [task.result() for task in tasks]
 
-    async def finish_larger(self, reply: ChatReply, images: Sequence[FoundImage]) -> list[OutputImage | ApiError]:
+    async def finish_earlier(self, reply: ChatReply, images: Sequence[FoundImage]) -> list[OutputImage | ApiError]:
         """Return the last of the earlier images that are not icons: buttons and emoji may stand behind the result."""
         finished = await self.finish_all(reply, images[-_MAX_EARLIER:])
         larger = [image for image in _images_among(finished) if not _is_icon(image)]
         return [*larger[-self.request.n :]]
 
-    async def finish_others(
+    async def finish_alternatives(
         self, reply: ChatReply, tried: Sequence[FoundImage], outcomes: Sequence[OutputImage | ApiError]
     ) -> list[OutputImage | ApiError]:
-        """Return what became of the same files elsewhere and of images that count less, where no better one was had.
+        """Return images in place of those that could not be had: the same files elsewhere, and images that count less.
 
         A preview replaces only what turned out not to be an image. An image that cannot be had now may be there when
         the client repeats its request.
@@ -265,7 +304,7 @@ class Pipeline:
         # A link that leads to a page or a file of another kind was none to an image, so the images before it count.
         are_none = all(isinstance(outcome, NoImageInReply) for outcome in outcomes)
         others = [image for image in tried[: -self.request.n] if are_none or file_name(image.url) in names]
-        failed = [*self.sent, *(image.url for image in tried)]
+        failed = [*self.sent_texts, *(image.url for image in tried)]
         others += await in_thread_if_long(reply.size, find_images, reply, failed, takes_open=_takes_none)
         if not are_none:
             others = [image for image in others if not image.is_secondary]
@@ -275,8 +314,8 @@ class Pipeline:
     async def finish_guesses(
         self, reply: ChatReply, tried: Collection[str], *, patient: bool
     ) -> list[OutputImage | ApiError]:
-        """Return what became of the addresses that may lead to anything, within the time of one download."""
-        found = await in_thread_if_long(reply.size, find_guesses, reply, self.sent)
+        """Return the images behind addresses that may lead to anything, within the time of one download."""
+        found = await in_thread_if_long(reply.size, find_guesses, reply, self.sent_texts)
         guesses = [each for each in found if each.url not in tried]
         outcomes: list[OutputImage | ApiError] = []
         with suppress(TimeoutError):
@@ -312,61 +351,25 @@ class Pipeline:
         outcome = await self.try_finish(reply, guess, blob)
         return [] if self.is_input(blob) or isinstance(outcome, NoImageInReply) else [outcome]
 
-    async def find_whole(self, reply: ChatReply) -> tuple[ChatReply, list[FoundImage]]:
-        """Return the images of a reply, and the reply with the bytes behind a link in whose middle it may end.
-
-        A link that leads to no image is none of them: half a link is worth nothing, and its other half is not known.
-        """
-        judged, half = dict[str, ByteSink | ImageUnavailable](), set[str]()
-        images = await self.find_results(reply)
-        while open_links := [each.url for each in images if each.is_open and each.url not in judged]:
-            for url in open_links:
-                found = None if len(half) >= _MAX_HALF else await self.probe_open(url, patient=len(images) == 1)
-                if found is None:
-                    half.add(url)
-                else:
-                    judged[url] = found
-            if not half.isdisjoint(open_links):
-                images = await self.find_results(reply, takes_open=lambda url: url not in half)
-        blobs = {url: found for url, found in judged.items() if not isinstance(found, ImageUnavailable)}
-        return (replace(reply, spooled_images={**reply.spooled_images, **blobs}) if blobs else reply), images
-
-    async def probe_open(self, url: str, *, patient: bool) -> ByteSink | ImageUnavailable | None:
-        """Return the image behind a link in whose middle a reply may end, None where there is none but the client's.
-
-        An error says that nothing is known: its host does not answer at present.
-        """
-        try:
-            blob = await self.io.probe(url, patient=patient)
-        except ImageUnavailable as error:
-            return None if error.is_absent else error
-        return None if read_info(blob.read_at) is None or self.is_input(blob) else blob
-
-    async def find_results(
-        self, reply: ChatReply, *, takes_open: Callable[[str], bool] = lambda _: True
-    ) -> list[FoundImage]:
-        """Return the images of a reply, without those that the client has sent. `takes_open`: see `find_images`."""
-        found = await in_thread_if_long(reply.size, find_images, reply, self.sent, takes_open=takes_open)
-        return [image for image in found if not await self.is_input_echo(reply, image)]
-
-    @property
-    def sent(self) -> list[str]:
-        """The links and texts of the client itself. What they contain is no result."""
-        request = self.request
-        links = [image.url for image in request.all_images if image is not None and image.url is not None]
-        return [*links, request.prompt, *request.metadata.values(), *request.unread]
-
-    async def is_input_echo(self, reply: ChatReply, image: FoundImage) -> bool:
-        """Return whether an inline image has the bytes of an input image. Links are compared in `find_results`."""
-        has_inputs = self.inputs.originals or self.inputs.prepared
-        if not has_inputs or not image.url.startswith("data:"):
-            return False
-        return self.is_input(await self.to_blob(image.url, reply.spooled_images))
-
-    def is_input(self, image: ByteSink) -> bool:
-        """Return whether an image has the bytes of an input image."""
-        sent = [*self.inputs.originals, *(each for each in self.inputs.prepared if not isinstance(each, str))]
-        return any(probably_equal(image, original) for original in sent)
+    async def failure_of(
+        self,
+        reply: ChatReply,
+        images: Sequence[FoundImage],
+        outcomes: Sequence[OutputImage | ApiError],
+        error: ApiError | None,
+    ) -> ApiError:
+        """Return why a reply has brought no image, and note in `undelivered` what a repeat of the request may mend."""
+        errors = [outcome for outcome in outcomes if isinstance(outcome, ApiError)]
+        mendable = [each for each in errors if not isinstance(each, NoImageInReply)]
+        if await in_thread_if_long(reply.size, shows_samples, reply, [image.url for image in images]):
+            return error or no_image_error(reply)
+        self.undelivered += mendable
+        if mendable:
+            return mendable[0]
+        words = await in_thread_if_long(reply.size, no_image_error, reply)
+        # A refusal stays one, wherever its links lead.
+        is_refused = isinstance(words, ModerationBlocked)
+        return errors[0] if errors and not is_refused else error or words
 
     async def try_finish(
         self, reply: ChatReply, image: FoundImage, blob: ByteSink | None = None
@@ -382,7 +385,7 @@ class Pipeline:
             NoImageInReply: What was found is not an image.
         """
         is_link = not image.url.startswith("data:")
-        may_pass = self.wanted_format == "url" and is_link and await self.may_pass(image.url)
+        may_pass = self.wanted_format == "url" and is_link and await self.may_pass_link(image.url)
         is_trusted = blob is None and not image.is_open and has_image_ending(image.url)
         if may_pass and is_trusted and link_matches_request(image.url, self.request):
             return OutputImage(image.form, url=image.url)
@@ -396,7 +399,7 @@ class Pipeline:
             return replace(made, url=image.url)
         if self.wanted_format == "b64_json":
             return replace(made, source=converted)
-        return replace(made, url=await self.link_to(converted, made.info or info))
+        return replace(made, url=await self.url_of(converted, made.info or info))
 
     async def convert(self, image: OutputImage, blob: ByteSink) -> tuple[OutputImage, ByteSink]:
         """Return the image as it was asked for, with its bytes: the same blob where nothing is to do."""
@@ -420,13 +423,13 @@ class Pipeline:
             blob = await self.io.apply_mask(blob, self.inputs.originals[0], self.inputs.mask)
         return await self.io.convert(blob, self.request)
 
-    async def link_to(self, image: ByteSink, info: ImageInfo) -> str | Base64String:
+    async def url_of(self, image: ByteSink, info: ImageInfo) -> str | Base64String:
         """Return a URL of the image: of this server, or one that holds it. Raises `ImageUnavailable`."""
         if self.policy.rehost == "never":
             return Base64String(image, f"data:{info.media_type};base64,")
         return await self.io.store(image, info)
 
-    async def may_pass(self, url: str) -> bool:
+    async def may_pass_link(self, url: str) -> bool:
         """Return whether a link of the upstream may be the answer, because the client can do with it what it wants."""
         # An exact size is a promise about bytes, which a link to other servers does not keep.
         is_exact = self.request.size_mode is not SizeMode.NATIVE or self.inputs.mask is not None
@@ -435,6 +438,23 @@ class Pipeline:
         # Scripts of a page can read a link only if its host allows it, which hosts of images seldom do. An operator who
         # has images stored never knows that the clients reach what this server reaches.
         return self.policy.rehost == "never" or (not self.request.from_page and await self.io.is_public(url))
+
+    async def capture(self, work: Awaitable[_T]) -> _T | ApiError:
+        """Return what `work` gives, or its failure as a value, so that it does not take other images with it."""
+        try:
+            return await work
+        except Exception as caught:  # noqa: BLE001  # reason: the others are paid for
+            return self.as_api_error(caught)
+
+    def as_api_error(self, caught: Exception) -> ApiError:
+        """Return an error that a client may see. A bug is reported."""
+        if isinstance(caught, ApiError):
+            return caught
+        if isinstance(caught, OSError):
+            # No descriptor, no disk: the reply must be read to its end all the same, since it is paid for.
+            return ImageUnavailable(_NO_RESOURCES, detail=str(caught))
+        self.io.report_bug(caught)
+        return ApiError()
 
 
 def _takes_none(_: str) -> bool:
@@ -464,13 +484,3 @@ def note_images(reply: ChatReply, finished: Sequence[OutputImage], *, has_named:
     if reply.attempt is not None:
         sizes = [None if image.info is None else image.info.size for image in finished]
         reply.attempt.image_sizes = sizes or [None] * has_named
-
-
-def _first_error(reply: ChatReply, outcomes: Sequence[OutputImage | ApiError], error: ApiError | None) -> ApiError:
-    """Return why a reply has brought no image. A refusal stays one, wherever its links lead."""
-    errors = [outcome for outcome in outcomes if isinstance(outcome, ApiError)]
-    words = no_image_error(reply)
-    lost = next((each for each in errors if not isinstance(each, NoImageInReply)), None)
-    if lost is not None or not isinstance(words, ModerationBlocked):
-        return lost or next(iter(errors), error or words)
-    return error or words
