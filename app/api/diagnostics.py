@@ -55,8 +55,8 @@ def explain_routes(
         timeout: Seconds in which a part of the body has to arrive.
     """
     router = RouteTable()
-    # Taken once the whole body is here: a client that sends slowly keeps no place from others.
-    places = FairSemaphore(MAX_CONCURRENT_EXPLAINS, MAX_WAITING_EXPLAINS)
+    # Taken once the whole body is here: a client that sends slowly keeps no slot from others.
+    slots = FairSemaphore(MAX_CONCURRENT_EXPLAINS, MAX_WAITING_EXPLAINS)
 
     async def receive(http: Request, caller: Caller, blob: Blob) -> None:
         with capacity.upload(caller.id, announced_bytes(http, MAX_REPLY_BYTES)) as upload:
@@ -69,7 +69,7 @@ def explain_routes(
         with closing(new_blob()) as blob:
             try:
                 await unless_draining(receive(http, caller, blob), draining)
-                async with places.acquire(caller.id):
+                async with slots.acquire(caller.id):
                     # In a thread, so that the event loop keeps serving other requests.
                     return await asyncio.to_thread(explain_reply, blob)
             except ClientDisconnect:

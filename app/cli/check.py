@@ -296,8 +296,8 @@ async def check_key(settings: Settings) -> str:
     if not response.is_success:
         return describe_refusal(response, spec)
     if is_page(response.text):
-        place = settings.location_of(entry, "base_url")
-        missing = f"If there is no API at this address, see {place}, which ends in /v1 at most upstreams"
+        location = settings.location_of(entry, "base_url")
+        missing = f"If there is no API at this address, see {location}, which ends in /v1 at most upstreams"
         return _join("not checked: GET /models answers a web page", missing)
     models = dict.fromkeys(model for model in (entry.model_map.default, *entry.models.values()) if model is not None)
     return f"accepted; {', '.join(describe_model(response.content, model) for model in models)}"
@@ -317,11 +317,11 @@ def describe_refusal(response: httpx.Response, spec: UpstreamSpec) -> str:
     secrets = () if spec.api_key is None else (spec.api_key.get_secret_value(),)
     facts = AttemptFacts(time.time(), secrets=secrets, user_agent=spec.user_agent, reason=response.reason_phrase)
     failure = classify(response.status_code, response.headers, response.content, facts)
-    quote, place = _quote(failure.error.upstream_sentence), spec.origin["api_key"]
+    quote, location = _quote(failure.error.upstream_sentence), spec.origin["api_key"]
     if isinstance(failure.error, UpstreamAuth):
-        raise CheckFailed(_join(f"the upstream refuses {place} with status {response.status_code}", quote))
+        raise CheckFailed(_join(f"the upstream refuses {location} with status {response.status_code}", quote))
     if failure.setting == "api_key":
-        raise CheckFailed(_join(failure.error.message, f"See {place}", quote))
+        raise CheckFailed(_join(failure.error.message, f"See {location}", quote))
     if failure.setting == "base_url" and response.status_code not in _NO_LIST:
         target = response.headers.get("location")
         redirect = f"It redirects to {target}" if response.is_redirect and target else ""

@@ -389,7 +389,7 @@ class Settings(BaseSettings):
     @model_validator(mode="wrap")
     @classmethod
     def _validate(cls, values: dict[str, Any], validate: ModelWrapValidatorHandler[Self]) -> Self:
-        """Remember where each value was found, name that place in errors, and apply `CROSS_FIELD_RULES`."""
+        """Remember where each value was found, for errors, and apply `CROSS_FIELD_RULES`."""
         origins = values.get(ORIGINS, {})
         optional = {"upstream_base_url": None} if values.get("upstreams", ()) != () else {}
         try:

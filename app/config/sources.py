@@ -1,6 +1,6 @@
 """Where settings come from besides variables: files that hold one secret each, and the TOML configuration file.
 
-Each source also returns, under the key `ORIGINS`, where its values were found. Messages name that place.
+Each source also returns, under the key `ORIGINS`, where its values were found, for messages.
 """
 
 import tomllib
@@ -31,12 +31,12 @@ class Origin(NamedTuple):
     file: Path | None = None
 
     def locate(self, inside: str = "") -> str:
-        """Return the place for messages, like `port in limner.toml`; `inside` leads into the value, like `[0].name`."""
+        """Return this for messages, like `port in limner.toml`; `inside` leads into the value, like `[0].name`."""
         return f"{self.name}{inside}" if self.file is None else f"{self.name}{inside} in {self.file}"
 
 
 def origin_of(field: str, origins: Mapping[str, Origin]) -> Origin:
-    """Return where a setting is written: its own variable if no other place is known."""
+    """Return where a setting is written: its own variable if nothing else is known."""
     return origins.get(field) or Origin(variable(field))
 
 
@@ -140,13 +140,15 @@ def _read_secrets(
         path = given.get(f"{field}_file")
         if path is None:
             continue
-        found[ORIGINS][field] = place = origin(f"{field}_file")
+        found[ORIGINS][field] = file_setting = origin(f"{field}_file")
         if field in given:
-            raise _invalid(f"{place.locate()}: set together with {origin(field).locate()}; one of them is enough")
+            raise _invalid(
+                f"{file_setting.locate()}: set together with {origin(field).locate()}; one of them is enough"
+            )
         try:
             found[field] = read_secret_file(str(path))
         except PydanticCustomError as error:
-            detail = InitErrorDetails(type=error, loc=(place.locate(),), input=None)
+            detail = InitErrorDetails(type=error, loc=(file_setting.locate(),), input=None)
             raise ValidationError.from_exception_data("Settings", [detail]) from None
     return found
 

@@ -57,7 +57,7 @@ def names_of(upstreams: object) -> list[str | None]:
 def with_locations(
     error: ValidationError, origins: Mapping[str, Origin], upstreams: Sequence[str | None] = ()
 ) -> ValidationError:
-    """Return the same error with a readable place in front of the location of each problem.
+    """Return the same error with where the setting is written in front of the location of each problem.
 
     `upstreams`: the names in the list of upstreams, as far as they are known.
     """
@@ -68,9 +68,9 @@ def with_locations(
             continue
         name = _name_of_upstream(problem["loc"], upstreams)
         kind = PydanticCustomError(problem["type"], problem["msg"], {_UPSTREAM: name} if name else None)
-        # What is wrong is the name of a key, which is in the place already.
+        # What is wrong is the name of a key, which is in front already.
         loc = tuple(step for step in problem["loc"] if step != "[key]")
-        details.append(InitErrorDetails(type=kind, loc=_with_place(loc, origins), input=problem["input"]))
+        details.append(InitErrorDetails(type=kind, loc=_with_origin(loc, origins), input=problem["input"]))
     return ValidationError.from_exception_data(error.title, details, hide_input=True)
 
 
@@ -79,7 +79,7 @@ def _name_of_upstream(location: Sequence[int | str], upstreams: Sequence[str | N
     return upstreams[index] if isinstance(index, int) and index < len(upstreams) else None
 
 
-def _with_place(location: tuple[int | str, ...], origins: Mapping[str, Origin]) -> tuple[int | str, ...]:
+def _with_origin(location: tuple[int | str, ...], origins: Mapping[str, Origin]) -> tuple[int | str, ...]:
     field = str(location[0])
     # Parts of a list of upstreams are named as one would write them in code.
     steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in location[1:] if field == "upstreams")
@@ -100,13 +100,13 @@ def _describe_upstream(problem: Mapping[str, Any]) -> str:
 def _describe(problem: Mapping[str, Any]) -> str:
     if not problem["loc"]:
         return str(problem["msg"])
-    place = problem["loc"][0]
+    origin = problem["loc"][0]
     if problem["type"] in _WHOLE_LINES:
-        return f"{place}: {_WHOLE_LINES[problem['type']]}"
+        return f"{origin}: {_WHOLE_LINES[problem['type']]}"
     shown = "" if _may_be_secret(problem) else f" {problem['input']!r}"
     form = FORMATS.get(problem["type"]) or problem["msg"].removeprefix("Input should be ")
     mark = find_copied_mark(problem["input"])
-    return f"{place}: invalid value{shown} (format: {form}{f'; {mark}' if mark else ''})"
+    return f"{origin}: invalid value{shown} (format: {form}{f'; {mark}' if mark else ''})"
 
 
 def _may_be_secret(problem: Mapping[str, Any]) -> bool:

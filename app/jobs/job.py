@@ -105,7 +105,7 @@ class Job:
         return self.run.readers
 
     @property
-    def is_unread(self) -> bool:
+    def has_ended_unread(self) -> bool:
         """Whether the run has ended and has no readers left in this process.
 
         Then the job is handed over to other replicas, retained or dropped.

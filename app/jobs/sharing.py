@@ -184,7 +184,7 @@ class JobSharing:
 
     def on_unread(self, job: Job) -> None:
         """Hand a finished job over, or retain it here. A retry may have started the job once more meanwhile."""
-        if not job.is_unread:
+        if not job.has_ended_unread:
             return
         if self.job_table.is_shared:
             self.background.start(self._hand_over(job))
@@ -200,14 +200,14 @@ class JobSharing:
         async with job.publish_lock:
             is_own, run = self.job_table.owns(job), job.run
             try:
-                if job.is_unread:
+                if job.has_ended_unread:
                     publish = self._publish_result if is_own else self.job_table.unsubscribe
                     is_published = await publish(job)
             except BaseException:  # reason: tidied up, and raised again
                 self.job_table.untrack(job)
                 raise
             finally:
-                if job.is_unread and job.run is run:
+                if job.has_ended_unread and job.run is run:
                     is_elsewhere = is_published and not job.is_only_here
                     (self.registry.drop if is_elsewhere else self.registry.retain_or_drop)(job)
                 elif is_own:
@@ -229,7 +229,7 @@ class JobSharing:
             must_leave = stays_here and answer is TableAnswer.OK and self.is_draining
             if answer is not TableAnswer.AWAITED and not must_leave:
                 return answer is not TableAnswer.NO_REPLY and not self.job_table.is_kept_for_retries(job)
-        if not job.is_unread:
+        if not job.has_ended_unread:
             # A retry has started the job once more meanwhile, so there is no outcome yet.
             return False
         if not is_known and has_spooled_images(job):
@@ -271,7 +271,7 @@ class JobSharing:
     async def _heartbeat(self) -> None:
         self.registry.drop_expired()
         for job in await self.job_table.heartbeat():
-            if job.is_unread and not job.publish_lock.locked():
+            if job.has_ended_unread and not job.publish_lock.locked():
                 self.background.start(self._hand_over(job))
         for job in self.registry.active():
             # Another replica has canceled it for its client, or runs it now.

@@ -31,16 +31,16 @@ class ParameterTable:
     """The parameters of one operation, with what is looked up for each request in one kind of body.
 
     Attributes:
-        places: The place in `rows` of each name under which clients send a parameter.
-        required: The places of those that every request needs.
+        row_of: The index in `rows` of each name under which clients send a parameter.
+        required: The indexes of those that every request needs.
         never_null: Their names. For all others, null means that they are missing.
         checked: The names whose values cannot hold an image that belongs elsewhere.
-        lowering: The places of those of which some values ask for more than they give.
+        lowering: The indexes of those of which some values ask for more than they give.
     """
 
     rows: tuple[Parameter, ...]
     names: tuple[tuple[str, ...], ...]
-    places: Mapping[str, int]
+    row_of: Mapping[str, int]
     required: frozenset[int]
     never_null: frozenset[str]
     checked: frozenset[str]
@@ -49,14 +49,14 @@ class ParameterTable:
 
 def parameter_table(rows: tuple[Parameter, ...], *, form: bool) -> ParameterTable:
     names = tuple(row.names(form) for row in rows)
-    places = {name: place for place, each in enumerate(names) for name in each}
-    required = frozenset(place for place, row in enumerate(rows) if row.required)
-    never_null = frozenset(names[place][0] for place in required)
-    checked = frozenset(places.keys() - FREE_VALUES)
+    row_of = {name: index for index, each in enumerate(names) for name in each}
+    required = frozenset(index for index, row in enumerate(rows) if row.required)
+    never_null = frozenset(names[index][0] for index in required)
+    checked = frozenset(row_of.keys() - FREE_VALUES)
     lowering = frozenset(
-        place for place, row in enumerate(rows) if isinstance(row.type, ChoiceParam) and row.type.lowered
+        index for index, row in enumerate(rows) if isinstance(row.type, ChoiceParam) and row.type.lowered
     )
-    return ParameterTable(rows, names, places, required, never_null, checked, lowering)
+    return ParameterTable(rows, names, row_of, required, never_null, checked, lowering)
 
 
 #: By operation, and whether the body is a form.
@@ -86,7 +86,7 @@ def read_json(operation: Operation, body: object, mode: SizeMode = SizeMode.NATI
     table = TABLES[operation, False]
     given = {name: value for name, value in body.items() if value is not None or name in table.never_null}
     if not given.keys() <= table.checked:
-        given = place_json_images(operation, lift_sizes(given), table.places.keys(), _IMAGE_NAMES)
+        given = place_json_images(operation, lift_sizes(given), table.row_of.keys(), _IMAGE_NAMES)
     if given.get("images") and given.get("image"):
         raise conflicting_values("image")
     return _read(operation, given, mode, form=False)
@@ -106,7 +106,7 @@ def read_form(operation: Operation, parts: Sequence[FormPart], mode: SizeMode = 
             given.setdefault(name, []).append(part)
         elif not isinstance(part.value, str):
             empty.add(name)
-    given = place_form_images(operation, given, TABLES[operation, True].places.keys(), _IMAGE_NAMES)
+    given = place_form_images(operation, given, TABLES[operation, True].row_of.keys(), _IMAGE_NAMES)
     return _read(operation, given, mode, form=True, empty_files=empty)
 
 
@@ -124,8 +124,8 @@ def _read(
     used = set()
     table = TABLES[operation, form]
     # In the order of the table: the first wrong parameter there is named, however the body is ordered.
-    for place in sorted({table.places[name] for name in given if name in table.places} | table.required):
-        parameter, names = table.rows[place], table.names[place]
+    for index in sorted({table.row_of[name] for name in given if name in table.row_of} | table.required):
+        parameter, names = table.rows[index], table.names[index]
         name = names[0] if names[0] in given else next((name for name in names if name in given), None)
         if name is None:
             raise missing_parameter(names[0], is_empty_file=not empty_files.isdisjoint(names))
@@ -134,7 +134,7 @@ def _read(
         value = (kind.from_form if form else kind.from_json)(name, given[name])
         if value is not None:
             values[parameter.name] = value
-        if place in table.lowering and is_lowered(parameter.type, given[name]):
+        if index in table.lowering and is_lowered(parameter.type, given[name]):
             lowered.append(name)
     _check_combinations(values)
     unknown = [name for name in given if name not in used]

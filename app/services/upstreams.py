@@ -33,7 +33,7 @@ def build_pool(settings: Settings, transport: Transport | None = None) -> Upstre
 def build_spec(entry: UpstreamEntry, settings: Settings, number: int) -> UpstreamSpec:
     """Return one `[[upstreams]]` table as the pool needs it, with the settings that hold for all upstreams.
 
-    `number` is its place in the list, from 1.
+    `number` is its number in the list, from 1.
     """
     return UpstreamSpec(
         name=entry.name,

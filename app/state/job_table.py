@@ -144,7 +144,7 @@ class JobTable(Generic[J]):
     def _given_up(self, job_id: str) -> str:
         """Return the id if nobody wants what has become of the job; Redis may not have taken the news yet."""
         job = self._tracked.get(job_id)
-        return job_id if job is not None and job.is_unread and not job.should_retain else ""
+        return job_id if job is not None and job.has_ended_unread and not job.should_retain else ""
 
     async def withdraw(self, job_id: str, key: SharedKey) -> None:
         """Delete the record of a claim that no job has come of."""
@@ -189,7 +189,7 @@ class JobTable(Generic[J]):
     async def publish_status(self, job: J) -> None:
         """Publish the state of a job. Raises `ServiceUnavailable` where another replica has taken it over."""
         async with job.publish_lock:
-            if self.owns(job) and not job.is_unread:
+            if self.owns(job) and not job.has_ended_unread:
                 await self._publish(job)
 
     async def publish_unread(self, job: J) -> None:
@@ -356,11 +356,11 @@ class JobTable(Generic[J]):
                 if job.id.encode() in reply.unknown and not job.publish_lock.locked():
                     await self._restore(job)
         # What was published meanwhile may be the job of another request by now, under the same id.
-        unread = [job for job in tracked if job.is_unread and self.owns(job)]
+        unread = [job for job in tracked if job.has_ended_unread and self.owns(job)]
         return [job for job in unread if job.id.encode() in wanted or not self.is_kept_for_retries(job)]
 
     def _is_unpublished(self, job: J) -> bool:
-        return job.is_unread and self.owns(job) and not self.is_kept_for_retries(job)
+        return job.has_ended_unread and self.owns(job) and not self.is_kept_for_retries(job)
 
     async def sleep_until_heartbeat(self) -> None:
         """Wait until the next heartbeat is due: sooner if Redis did not answer, since it may have lost its data."""

@@ -56,7 +56,7 @@ class UpstreamSpec:
         max_images_bytes: The most bytes of input images that one request may have; None is no limit.
         origin_downloads_with_key: Images at this upstream's own address may be downloaded with its key.
         prices: What replies cost, where the upstream itself does not say it.
-        origin: Where the operator has set `base_url`, `api_key`, `model` and `dialect`, to name the place in the log.
+        origin: Where the operator has set `base_url`, `api_key`, `model` and `dialect`, to name that in the log.
     """
 
     base_url: str
