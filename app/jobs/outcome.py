@@ -17,11 +17,11 @@ from app.images.store import ImageStore, copy_stored
 from app.jobs.job import Job
 from app.jobs.pipeline_interface import Emit, GenerationResult
 from app.observability.logging import log
+from app.protocol.byte_sink import ByteSink
 from app.protocol.chat_reply import ChatReply
 from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import OutputImage
-from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import Base64String
 from app.protocol.parameters import Operation
 from app.protocol.size_fit import SizeMode

@@ -23,6 +23,7 @@ from app.extraction.urls import file_name, has_image_ending
 from app.jobs.concurrent_work import run_concurrently
 from app.jobs.pipeline_interface import Emit, GenerationResult, PartialImage, PipelineIO, PipelinePolicy
 from app.loop_turns import in_thread_if_long
+from app.protocol.byte_sink import ByteSink, probably_equal
 from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatRequest, to_image_url, wants_stream
 from app.protocol.credentials import has_credentials
@@ -31,7 +32,6 @@ from app.protocol.foreign_formats import HEAD, foreign_format
 from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import OutputImage, effective_response_format, link_matches_request, unmet_wishes
-from app.protocol.inline_images import ByteSink, probably_equal
 from app.protocol.input_images import InputImage
 from app.protocol.json_stream import Base64String
 from app.protocol.size_fit import SizeMode

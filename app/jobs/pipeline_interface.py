@@ -5,12 +5,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from app.protocol.byte_sink import ByteSink
 from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatRequest
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import OutputImage
-from app.protocol.inline_images import ByteSink
 from app.protocol.usage import Usage
 from app.protocol.values import value_class
 

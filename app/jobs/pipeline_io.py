@@ -22,11 +22,11 @@ from app.observability.logging import log
 from app.observability.metrics import DOWNLOADED_BYTES, SIGNING_ERRORS, STORE_ERRORS
 from app.observability.tracing import TraceStep
 from app.protocol.attempt_costs import AttemptRecord
+from app.protocol.byte_sink import ByteSink
 from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatRequest, ignored_at
 from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_request import ImagesRequest
-from app.protocol.inline_images import ByteSink
 from app.state.job_table import JobTable
 from app.upstream.client import UpstreamRequest
 from app.upstream.pool import UpstreamPool

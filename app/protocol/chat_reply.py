@@ -5,7 +5,7 @@ from dataclasses import field
 from typing import Any
 
 from app.protocol.attempt_costs import AttemptRecord
-from app.protocol.inline_images import ByteSink
+from app.protocol.byte_sink import ByteSink
 from app.protocol.money import ReportedCost
 from app.protocol.reply_errors import ReplyError
 from app.protocol.text_end import TextEnd

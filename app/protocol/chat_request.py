@@ -5,10 +5,10 @@ from dataclasses import field, replace
 from functools import lru_cache, reduce
 from typing import Any, Literal, NamedTuple
 
+from app.protocol.byte_sink import ByteSink
 from app.protocol.dialects import PREFIX, SENTENCES, WORDS, Dialect, RequestedSize
 from app.protocol.image_format import read_info
 from app.protocol.image_request import ImagesRequest
-from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import Base64String, StreamingJson
 from app.protocol.tiers import RESOLUTIONS
 from app.protocol.values import value_class

@@ -5,9 +5,10 @@ from typing import Any
 
 import pybase64
 
+from app.protocol.byte_sink import ByteSink
 from app.protocol.data_url import image_data_url
 from app.protocol.image_format import bytes_reader, is_complete
-from app.protocol.inline_images import ByteSink, placeholder_png
+from app.protocol.inline_images import placeholder_png
 
 
 class ImageBody:

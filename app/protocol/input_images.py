@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from app.errors import InvalidRequest
+from app.protocol.byte_sink import ByteSink
 from app.protocol.held_images import is_base64_of_image
-from app.protocol.inline_images import ByteSink
 from app.protocol.parameters import FormPart, Schema
 from app.protocol.validation_errors import conflicting_values, empty_list, too_long, too_many_items, wrong_type
 

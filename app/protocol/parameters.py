@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 import orjson
 
 from app.errors import InvalidRequest
-from app.protocol.inline_images import ByteSink
+from app.protocol.byte_sink import ByteSink
 from app.protocol.validation_errors import (
     MAX_QUOTED,
     blank_text,

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from app.errors import UpstreamInvalidReply
 from app.protocol import sse
 from app.protocol.attempt_costs import AttemptRecord
+from app.protocol.byte_sink import ByteSink
 from app.protocol.chat_reply import ChatReply
-from app.protocol.inline_images import ByteSink, InlineImageSpooler
+from app.protocol.inline_images import InlineImageSpooler
 from app.protocol.loose_json import OpenDocument, find_documents, flatten, read_documents
 from app.protocol.reply_accumulator import ReplyAccumulator, has_text_in_one_piece
 from app.protocol.text_body import is_page, join_words, words_in

@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable
 from typing import Protocol
 
+from app.protocol.byte_sink import ByteSink
 from app.protocol.image_body import ImageBody
 from app.protocol.image_format import bytes_reader, find_format
-from app.protocol.inline_images import ByteSink
 from app.protocol.json_text import charset_name, wide_encoding
 
 #: Bytes that tell an image from a text.

@@ -10,9 +10,11 @@ from functools import partial
 
 from app.errors import UpstreamInvalidReply
 from app.protocol.attempt_costs import AttemptRecord
+from app.protocol.byte_sink import ByteSink
 from app.protocol.chat_reply import MAX_RAW, ChatReply
 from app.protocol.image_body import ImageBody
-from app.protocol.inline_images import ByteSink, InlineImageSpooler, Piece, may_hold_base64
+from app.protocol.image_pieces import Piece
+from app.protocol.inline_images import InlineImageSpooler, may_hold_base64
 from app.protocol.reply_bodies import EventStream, JsonBody, ReplyOrigin, invalid_reply, read_text
 from app.protocol.reply_encoding import ReplyBytes, is_plain_text
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
+from app.protocol.byte_sink import ByteSink
 from app.protocol.chat_reply import ChatReply
-from app.protocol.inline_images import ByteSink
 from app.protocol.redaction import redact_literally
 from app.protocol.text_end import TextEnd
 from app.protocol.usage import Usage

@@ -13,9 +13,9 @@ from app.extraction.forms import find_guesses, find_images
 from app.extraction.refusal import is_refusal
 from app.loop_turns import MAX_BYTES, LoopTurn, in_thread_if_long
 from app.protocol.attempt_costs import AttemptRecord
+from app.protocol.byte_sink import ByteSink
 from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatRequest, client_fields
-from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import StreamingJson
 from app.protocol.pace import Pace, split_events
 from app.protocol.reply_encoding import charset_of

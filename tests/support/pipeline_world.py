@@ -12,13 +12,13 @@ from app.errors import ImageUnavailable
 from app.images.blob import Blob, Spool
 from app.jobs.pipeline import Pipeline
 from app.jobs.pipeline_interface import GenerationResult, PartialImage, PipelinePolicy
+from app.protocol.byte_sink import ByteSink
 from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatRequest
 from app.protocol.dialects import DIALECTS
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import OutputImage
-from app.protocol.inline_images import ByteSink
 from app.protocol.parameters import Operation
 from app.protocol.reply_parser import read_reply
 from tests.support.sample_images import gradient, saved

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.extraction.forms import find_images
-from app.protocol import base64_spelling
-from app.protocol.base64_spelling import _PIECE_START, find_piece, find_start, may_have_start, standard
+from app.protocol import base64_starts
+from app.protocol.base64_spelling import standard
+from app.protocol.base64_starts import _PIECE_START, find_piece, find_start, may_have_start
 from app.protocol.image_format import ends_like_image
 from app.protocol.inline_images import InlineImageSpooler
 from app.protocol.reply_parser import ReplyParser
@@ -35,7 +36,7 @@ def test_a_piece_is_not_searched_for_behind_the_next_start(monkeypatch: pytest.M
             tried.append(position)
             return _PIECE_START.match(data, position)
 
-    monkeypatch.setattr(base64_spelling, "_PIECE_START", Pattern())
+    monkeypatch.setattr(base64_starts, "_PIECE_START", Pattern())
     text = b'"a" ' * 300
     data = text + piece + text + piece
     assert find_piece(data, 0, len(text)) == -1
