@@ -132,7 +132,7 @@ async def build_response(delivery: Delivery, keepalive: KeepAlive) -> Response:
         # HTTP/1.0 has no chunks: the client gets everything at the end.
         await watcher.wait_for_run(run, None)
     elif request.stream:
-        await watcher.wait_for_news(run, 0, None, keepalive.interval)
+        await watcher.wait_for_more(run, 0, None, keepalive.interval)
     else:
         await watcher.wait_for_run(run, keepalive.after or None)
     if run.error is not None and not run.items:
@@ -277,7 +277,7 @@ async def stream_events(
     Never ends without `completed` or `error`.
     """
     read = revision = 0
-    while (more := await watcher.wait_for_news(run, read, revision, interval)) is not False:
+    while (more := await watcher.wait_for_more(run, read, revision, interval)) is not False:
         if more is None:
             yield comment("keep-alive")
         elif len(run.items) > read:

@@ -82,7 +82,7 @@ class DisconnectWatcher:
             raise ClientDisconnected
         return run.is_done
 
-    async def wait_for_news(self, run: JobRun, have: int, revision: int | None, seconds: float) -> bool | None:
+    async def wait_for_more(self, run: JobRun, have: int, revision: int | None, seconds: float) -> bool | None:
         """Wait for what `has_more` of a run tells, and return it; None where it is not known in time.
 
         Raises:
@@ -93,7 +93,7 @@ class DisconnectWatcher:
         while (more := run.has_more(have, revision)) is None and (left := until - loop.time()) > 0:
             if self._disconnected.done():
                 raise ClientDisconnected
-            await _wait_for_either(run.news(), self._disconnected, left)
+            await _wait_for_either(run.next_change(), self._disconnected, left)
         return more
 
     async def is_connected(self) -> bool:

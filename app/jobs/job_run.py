@@ -29,7 +29,7 @@ class JobRun:
         items: What the run has brought so far. Every reader reads from the first item.
         error: What the run ended with, if it did not succeed.
         readers: Client connections that wait for the result.
-        revision: Counts the news other than items, such as a new progress line.
+        revision: Counts the changes other than new items, such as another progress line.
         was_submitted: Something was sent to an upstream, whether or not it has cost anything.
         stop_reason: Why it was stopped, perhaps a moment before its end; None where it goes on, or has ended by itself.
         was_canceled: Its task was canceled before it had cost anything, for whatever reason.
@@ -57,7 +57,7 @@ class JobRun:
         self._on_done: Sequence[Callable[[asyncio.Task[None]], None]] = ()
         self._on_unread: Callable[[], None] = lambda: None
         # Made when somebody waits for it: most readers wait for the task instead.
-        self._news: asyncio.Future[None] | None = None
+        self._next_change: asyncio.Future[None] | None = None
 
     def start(
         self,
@@ -69,7 +69,7 @@ class JobRun:
         """Start the task that does the work and collects its items, and return it.
 
         Args:
-            work: The work itself. It is given what takes its items.
+            work: The work itself. It is given the function that takes its items.
             on_done: Called once, in order, with the task when it has ended.
             on_unread: Called when the task has ended and has no readers (left), after `on_done`; again when a reader
                 that came later has left.
@@ -78,10 +78,6 @@ class JobRun:
         self.task = asyncio.create_task(self._collect(work))
         self.task.add_done_callback(self._finish)
         return self.task
-
-    def _take(self, item: Item) -> None:
-        self.items.append(item)
-        self._wake_readers()
 
     async def _collect(self, work: Callable[[Emit], Awaitable[None]]) -> None:
         try:
@@ -95,6 +91,10 @@ class JobRun:
         except Exception as bug:  # noqa: BLE001  # reason: a bug must not leave readers waiting; they get a 500
             log.exception("unhandled_error")
             self.error, self.cause = ApiError(), bug.with_traceback(None)
+
+    def _take(self, item: Item) -> None:
+        self.items.append(item)
+        self._wake_readers()
 
     def _note_cancellation(self) -> None:
         self.was_canceled = True
@@ -116,12 +116,6 @@ class JobRun:
         self.on_change()
         self._report_if_unread()
 
-    def detach(self) -> None:
-        """Report nothing any more to those who have dropped the job, and forget them if no reader needs them."""
-        self.on_change = _do_nothing
-        if self._is_finished and not self.readers:
-            self._on_unread = _do_nothing
-
     @property
     def is_done(self) -> bool:
         """Whether the task has ended, for whatever reason."""
@@ -133,6 +127,13 @@ class JobRun:
         last = self.items[-1] if self.items else None
         return last if isinstance(last, GenerationResult) else None
 
+    async def wait_done(self) -> None:
+        """Wait for the end of the run, however it ends."""
+        while not self.is_done:
+            await asyncio.shield(self.next_change())
+
+    # How it is stopped.
+
     def call_off(self) -> None:
         """Stop a run that has cost nothing and that no client waits for."""
         self._stop(self.stop_reason or StopReason.CALLED_OFF)
@@ -140,6 +141,10 @@ class JobRun:
     def cancel(self) -> None:
         """Stop a run that has cost nothing, at the wish of its client."""
         self._stop(StopReason.CANCELED)
+
+    def interrupt(self) -> None:
+        """Note that this replica ends the run after submission."""
+        self.stop_reason = StopReason.INTERRUPTED
 
     def _stop(self, reason: StopReason) -> None:
         """Stop the run, if it has not ended. Nothing is sent from now on.
@@ -150,6 +155,8 @@ class JobRun:
             self.stop_reason = reason
             self.task.cancel()
             self.on_change()
+
+    # What it may cost.
 
     def mark_submitted(self) -> None:
         """Note that an attempt is put on the wire: from now on the run may cost something."""
@@ -165,45 +172,7 @@ class JobRun:
         """Whether an attempt was put on the wire that has not failed in a way that cost nothing."""
         return self._unsettled > 0
 
-    def interrupt(self) -> None:
-        """Note that this replica ends the run after submission."""
-        self.stop_reason = StopReason.INTERRUPTED
-
-    def notify(self) -> None:
-        """Tell readers of something new that is no item."""
-        self.revision += 1
-        self._wake_readers()
-
-    def _wake_readers(self) -> None:
-        # Readers that come later must find something new to wait for.
-        news, self._news = self._news, None
-        if news is not None:
-            news.set_result(None)
-
-    def news(self) -> asyncio.Future[None]:
-        """Return a future that ends with the next news: an item, a revision or the end.
-
-        All who wait share it, so nobody may cancel it: who awaits it has to shield it.
-        """
-        if self._news is None:
-            self._news = asyncio.get_running_loop().create_future()
-        return self._news
-
-    def has_more(self, have: int, revision: int | None = None) -> bool | None:
-        """Return whether there are more than `have` items, or another `revision` than the given one.
-
-        False where nothing is left to read, None where it is still unknown.
-        """
-        if len(self.items) > have:
-            return True
-        if self.is_done:
-            return False
-        return None if revision in {None, self.revision} else True
-
-    async def wait_done(self) -> None:
-        """Wait for the end of the run, however it ends."""
-        while not self.is_done:
-            await asyncio.shield(self.news())
+    # Who reads it.
 
     def add_reader(self) -> None:
         """Count one more reader, which must call `release` at the end."""
@@ -221,3 +190,42 @@ class JobRun:
         # `_finish`, which calls this method again.
         if self.readers == 0 and self._is_finished:
             self._on_unread()
+
+    def detach(self) -> None:
+        """Report nothing any more to those who have dropped the job, and forget them if no reader needs them."""
+        self.on_change = _do_nothing
+        if self._is_finished and not self.readers:
+            self._on_unread = _do_nothing
+
+    # What they read.
+
+    def has_more(self, have: int, revision: int | None = None) -> bool | None:
+        """Return whether there are more than `have` items, or another `revision` than the given one.
+
+        False where nothing is left to read, None where it is still unknown.
+        """
+        if len(self.items) > have:
+            return True
+        if self.is_done:
+            return False
+        return None if revision in {None, self.revision} else True
+
+    def next_change(self) -> asyncio.Future[None]:
+        """Return a future that ends with the next change: an item, a revision or the end.
+
+        All who wait share it, so nobody may cancel it: who awaits it has to shield it.
+        """
+        if self._next_change is None:
+            self._next_change = asyncio.get_running_loop().create_future()
+        return self._next_change
+
+    def notify(self) -> None:
+        """Wake those readers that also wait for changes other than new items."""
+        self.revision += 1
+        self._wake_readers()
+
+    def _wake_readers(self) -> None:
+        # Readers that come later wait for a later change.
+        change, self._next_change = self._next_change, None
+        if change is not None:
+            change.set_result(None)

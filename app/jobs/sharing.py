@@ -101,7 +101,7 @@ class JobSharing:
             job.paid_failures[:] = outcome.paid_failures
             if await self.job_table.take_over(job):
                 return None
-            # Another replica was faster, and runs the job now. The error is no news of that run.
+            # Another replica was faster, and runs the job now. The error says nothing of that run.
             job.paid_replies.clear()
             job.paid_failures.clear()
             await self.job_table.sleep_until_poll()

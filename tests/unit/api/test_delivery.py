@@ -348,12 +348,12 @@ def test_the_watcher_tells_news_in_time_and_the_end() -> None:
     async def play() -> None:
         watcher = DisconnectWatcher(AsgiClient().receive)
         run = start(items(RESULT))
-        assert await watcher.wait_for_news(run, 0, None, math.inf) is True
-        assert await watcher.wait_for_news(run, 1, None, math.inf) is False
+        assert await watcher.wait_for_more(run, 0, None, math.inf) is True
+        assert await watcher.wait_for_more(run, 1, None, math.inf) is False
         endless = start(no_items)
-        assert await watcher.wait_for_news(endless, 0, None, 0.001) is None
+        assert await watcher.wait_for_more(endless, 0, None, 0.001) is None
         endless.call_off()
-        assert await watcher.wait_for_news(endless, 0, None, math.inf) is False
+        assert await watcher.wait_for_more(endless, 0, None, math.inf) is False
         watcher.cancel()
 
     asyncio.run(play())
@@ -364,7 +364,7 @@ def test_the_watcher_passes_over_revisions_that_nobody_has_asked_for() -> None:
         watcher = DisconnectWatcher(AsgiClient().receive)
         run = start(no_items)
         unaware, aware = (
-            asyncio.create_task(watcher.wait_for_news(run, 0, revision, math.inf)) for revision in (None, 0)
+            asyncio.create_task(watcher.wait_for_more(run, 0, revision, math.inf)) for revision in (None, 0)
         )
         await asyncio.sleep(0)
         run.notify()
@@ -383,7 +383,7 @@ def test_the_watcher_waits_for_no_news_when_the_client_has_left(has_left_before:
         watcher, run = DisconnectWatcher(AsgiClient().receive, server), start(no_items)
         if has_left_before:
             server.left.set_result(None)
-        waiting = asyncio.create_task(watcher.wait_for_news(run, 0, None, math.inf))
+        waiting = asyncio.create_task(watcher.wait_for_more(run, 0, None, math.inf))
         await asyncio.sleep(0)
         if not has_left_before:
             server.left.set_result(None)
@@ -408,16 +408,16 @@ def test_clients_wait_without_tasks_and_leave_nothing_behind(monkeypatch: pytest
             return timers[-1]
 
         monkeypatch.setattr(loop, "call_later", note)
-        own = asyncio.create_task(watcher.wait_for_news(run, 0, None, 30)), asyncio.create_task(wait_long(watcher, run))
+        own = asyncio.create_task(watcher.wait_for_more(run, 0, None, 30)), asyncio.create_task(wait_long(watcher, run))
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == {*own, run.task, asyncio.current_task()}
         assert "_wake(" in repr(run.task)
-        assert "_wake(" in repr(run.news())
+        assert "_wake(" in repr(run.next_change())
         server.left.set_result(None)
         await asyncio.gather(*own, return_exceptions=True)
         assert [timer.cancelled() for timer in timers] == [True, True]
         # What has woken them is gone from what all who wait share.
-        assert "_wake(" not in repr(run.task) + repr(run.news())
+        assert "_wake(" not in repr(run.task) + repr(run.next_change())
         run.call_off()
 
     asyncio.run(play())

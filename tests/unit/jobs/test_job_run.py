@@ -55,7 +55,7 @@ class Work:
 
 async def wait_for_more(run: JobRun, have: int, revision: int | None = None) -> bool:
     while (more := run.has_more(have, revision)) is None:
-        await asyncio.shield(run.news())
+        await asyncio.shield(run.next_change())
     return more
 
 
@@ -142,7 +142,7 @@ def test_one_that_no_longer_waits_for_the_end_takes_it_from_nobody() -> None:
     asyncio.run(play())
 
 
-def test_a_reader_that_passes_a_revision_is_woken_by_news_that_are_no_item() -> None:
+def test_a_reader_that_passes_a_revision_is_woken_by_changes_that_are_no_item() -> None:
     async def play() -> None:
         work = Work()
         run = work.start()
