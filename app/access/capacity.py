@@ -81,15 +81,16 @@ class Capacity:
     async def free_to_store(self, measure: Callable[[], Awaitable[int | None]]) -> int | None:
         """Return the bytes that are free in the image store, None if unknown, as `measure` has told a moment ago."""
         if self.clock() - self._store_measured_at >= _MEASURE_EVERY:
-            await self._measure_store(measure)
+            return await self._measure_store(measure)
         return self._free_to_store
 
-    async def _measure_store(self, measure: Callable[[], Awaitable[int | None]]) -> None:
+    async def _measure_store(self, measure: Callable[[], Awaitable[int | None]]) -> int | None:
         async with self._store_lock:
             # All that have come during one measurement take its result, or each would start a thread.
             if self.clock() - self._store_measured_at >= _MEASURE_EVERY:
                 self._free_to_store = await measure()
                 self._store_measured_at = self.clock()
+            return self._free_to_store
 
     def reserve(self, images: int, pixels: int, free_to_store: int | None = None) -> "ReservedRoom":
         """Hold room for `images` images of `pixels` each, until the end of a `with`.

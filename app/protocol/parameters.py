@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol
@@ -305,13 +305,14 @@ def _entries(name: str, part: FormPart) -> dict[str, object]:
     return ObjectParam().from_json(name, entries)
 
 
-def is_lowered(kind: "ParameterType", given: object) -> bool:
-    """Return whether a value of a JSON body or the parts of a form are accepted, but mean less than was asked for."""
-    if not isinstance(kind, ChoiceParam) or not kind.lowered:
-        return False
+def is_lowered(lowered: Collection[str], given: object) -> bool:
+    """Return whether a value of a JSON body, or parts of a form, are among the choices that mean less than they say.
+
+    `lowered`: these choices, in lower case.
+    """
     parts = given if isinstance(given, list) else [given]
     values = [part.value if isinstance(part, FormPart) else part for part in parts]
-    return any(isinstance(value, str) and value.lower() in kind.lowered for value in values)
+    return any(isinstance(value, str) and value.lower() in lowered for value in values)
 
 
 class Operation(StrEnum):

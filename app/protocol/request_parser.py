@@ -1,6 +1,6 @@
 """Read the request for images that a JSON body or a form makes, and check it."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -35,7 +35,7 @@ class ParameterTable:
         required: The indexes of those that every request needs.
         never_null: Their names. For all others, null means that they are missing.
         checked: The names whose values cannot hold an image that belongs elsewhere.
-        lowering: The indexes of those of which some values ask for more than they give.
+        lowered: The choices that mean less than they say, by the indexes of their parameters.
     """
 
     rows: tuple[Parameter, ...]
@@ -44,7 +44,7 @@ class ParameterTable:
     required: frozenset[int]
     never_null: frozenset[str]
     checked: frozenset[str]
-    lowering: frozenset[int]
+    lowered: Mapping[int, Collection[str]]
 
 
 def parameter_table(rows: tuple[Parameter, ...], *, form: bool) -> ParameterTable:
@@ -53,10 +53,12 @@ def parameter_table(rows: tuple[Parameter, ...], *, form: bool) -> ParameterTabl
     required = frozenset(index for index, row in enumerate(rows) if row.required)
     never_null = frozenset(names[index][0] for index in required)
     checked = frozenset(row_of.keys() - FREE_VALUES)
-    lowering = frozenset(
-        index for index, row in enumerate(rows) if isinstance(row.type, ChoiceParam) and row.type.lowered
-    )
-    return ParameterTable(rows, names, row_of, required, never_null, checked, lowering)
+    lowered = {
+        index: row.type.lowered
+        for index, row in enumerate(rows)
+        if isinstance(row.type, ChoiceParam) and row.type.lowered
+    }
+    return ParameterTable(rows, names, row_of, required, never_null, checked, lowered)
 
 
 #: By operation, and whether the body is a form.
@@ -134,7 +136,7 @@ def _read(
         value = (kind.from_form if form else kind.from_json)(name, given[name])
         if value is not None:
             values[parameter.name] = value
-        if index in table.lowering and is_lowered(parameter.type, given[name]):
+        if index in table.lowered and is_lowered(table.lowered[index], given[name]):
             lowered.append(name)
     _check_combinations(values)
     unknown = [name for name in given if name not in used]

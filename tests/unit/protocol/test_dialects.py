@@ -460,6 +460,19 @@ def test_a_model_has_suffixes_for_sizes_ratios_and_tiers(size: dict[str, str], m
     assert orjson.loads(sent(ChatRequest(request), dialect))["model"] == model
 
 
+@pytest.mark.parametrize(
+    ("suffixes", "model"),
+    [
+        pytest.param({"1:1": "", "16:9": "-wide"}, "m-wide", id="the family has ratios alone"),
+        pytest.param({"1K": "", "4K": "-4k"}, "m-4k", id="the family has tiers alone"),
+        pytest.param({"1024x1024": "-small", "3840x2160": "-large"}, "m-large", id="the family has sizes alone"),
+    ],
+)
+def test_a_model_has_suffixes_of_one_kind(suffixes: dict[str, str], model: str) -> None:
+    request = read_json(Operation.GENERATION, {"prompt": "a cat", "size": "3840x2160"})
+    assert orjson.loads(sent(ChatRequest(request), Dialect(model_suffixes=suffixes)))["model"] == model
+
+
 def test_a_small_size_has_the_smallest_tier() -> None:
     # No size that clients may request is so small.
     assert nearest_tier(DIALECTS["openrouter"].tiers, RequestedSize(Size(704, 704))) == "0.5K"
