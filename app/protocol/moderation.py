@@ -15,8 +15,8 @@ MODERATION = re.compile(
       (?<!['"`]) \b (?:content_)? moderat(?:ed|ion) (?!['"`]|[ ](?:service|endpoint|api|model|server))
     | moderation_blocked
     | content[ _-]?(?:polic|filter|guideline|safety|restriction|violation) | responsible[ _]?ai
-    | safety[ _-]?(?:system|polic|filter|guideline|check|violation|setting|reason)
-    | unsafe[ _](?:content|image|prompt|input|output|element) | \b(?:is|are|as)[ ]unsafe\b
+    | safety[ _-]?(?:system|polic|filter|guideline|check|violation|setting|reason|block)
+    | unsafe[ _](?:content|image|prompt|input|output|element|generation) | \b(?:is|are|as)[ ]unsafe\b
     | \bSAFETY\b | IMAGE_SAFETY
     | violat\w{0,6} [^.!?]{0,80}
       (?:polic|guideline|standard|safety|content|usage|terms|\btos\b|\brules?\b|\blaws?\b|copyright)

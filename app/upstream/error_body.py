@@ -137,6 +137,9 @@ _ECHO_KEYS = frozenset(
 )
 _MODERATION_KEYS = ("flagged_input", "moderation_details")
 _NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+#: A code of several words, as vendors write one in place of a sentence, and where one word of it ends.
+_CODE = re.compile(r"[A-Za-z]+(?:[_-][A-Za-z]+)+|[A-Za-z]?[a-z]+(?:[A-Z][a-z]*)+")
+_JOINT = re.compile(r"[_-]|(?<=[a-z])(?=[A-Z])")
 _STATUS = re.compile(r"[45][0-9][0-9]")
 _STATUS_KEYS = ("code", "status", "status_code", "statusCode", "http_code", "type")
 #: Codes and types that belong to one status each: of OpenAI, Anthropic and Google.
@@ -212,7 +215,16 @@ def _texts(error: object, nodes: Collection[Mapping[str, Any]]) -> Iterator[str]
     for node in nodes:
         for key, value in node.items():
             if key.lower() not in _ECHO_KEYS:
-                yield from (each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str))
+                for text in value if isinstance(value, list) else [value]:
+                    if isinstance(text, str):
+                        yield from _with_words_of_code(text)
+
+
+def _with_words_of_code(text: str) -> Iterator[str]:
+    """Yield a text, and behind a code its words: "not enough balance" for `NOT_ENOUGH_BALANCE`, `NotEnoughBalance`."""
+    yield text
+    if _CODE.fullmatch(text):
+        yield _JOINT.sub(" ", text).lower()
 
 
 def _message_of(error: object, nodes: Collection[Mapping[str, Any]]) -> str:

@@ -69,7 +69,7 @@ _CLOSED = r"(?:suspended|deactivated|disabled|banned|terminated)"
 #: Vendors close accounts for what their users asked, in the words of a refusal.
 CLOSED_ACCOUNT = _any_of(
     rf"account\b[^.!?]{{0,40}}\b{_CLOSED}",
-    rf"\b(?:user|organi[sz]ation|project|access|resource) (?:has been|was|is) (?:\w{{1,12}}ly )?"
+    rf"\b(?:user|organi[sz]ation|project|access|resource) (?:(?:has been|was|is) )?(?:\w{{1,12}}ly )?"
     rf"(?:{_CLOSED}|blocked|restricted|denied access)\b",
     r"(?:账号|账户|帐号|帐户|帳號|帳戶|用户|用戶|组织|组織|項目|项目)\S{0,4}"
     r"(?:禁用|停用|封禁|锁定|鎖定|冻结|凍結|注销|註銷)",
@@ -170,7 +170,7 @@ MODEL = _any_of(
     r"\bmodel id\b[^!?\n]{0,80}\bis(?: not|n['’]t) supported",
     r"\bmodel\b[^!?\n]{0,80}\bnot in the (?:\w{1,12} )?list\b",
     r"\bmodel can only be used (?:in|with|via|on) [^.!?]{0,30}(?:endpoint|\bapi\b)",
-    r"\bmodel[_ ](?:is )?(?:not[_ ]supported|disabled|offline)\b",
+    r"\bmodel[_ ](?:is )?(?:not[_ ]supported|disabled|offline|unavailable)\b",
     r"\brequires? an? \w{1,12} model\b",
     r"\bonly \w{1,12} models? (?:is|are) supported",
     r"\bno [^.!?]{0,40}\bsupport(?:s|ing)? (?:the )?(?:requested )?model\b",
@@ -255,6 +255,7 @@ KEY = _any_of(
     r"\binvalid (?:access |auth |bearer )?token\b(?! (?:at|near|in|count))",
     r"\btoken[_ ](?:is |has (?:been )?)?(?:expired|revoked|invalidated)",
     r"\binvalidated (?:\w{1,12} )?token\b",
+    r"\bkey (?:is |was |has been )?revoked\b",
     r"\btoken (?:you (?:entered|provided) )?is (?:incorrect|invalid)\b",
     r"\b(?:missing|invalid|bad) signature\b",
     r"signature\w{0,4}\s?(?:failure|mismatch|donotmatch|does not match|is invalid)",
@@ -278,10 +279,11 @@ KEY_IN_403 = _any_of(
     r"\bsecurity token\b",
     r"\bip\b[^!?\n]{0,60}\b(?:allow|white)[ -]?list",
     r"\bnot authori[sz]ed\b",
-    r"\bpermission[_ ](?:\S{1,80} )?denied",
+    r"\bpermission[_ ](?:error|(?:\S{1,80} )?denied)",
     r"\b(?:no|not have|insufficient|sufficient|missing|lacks?) (?:\w{1,12} )?permissions?\b|\bpermission is required\b",
     r"\bmissing[_ ]scopes?\b",
-    r"access_?denied|\baccess\b[^.!?\n]{0,40}\b(?:denied|disallowed)\b",
+    r"\bip (?:address )?(?:is )?not allowed\b",
+    r"access[_ ]?den(?:y|ied)|\baccess\b[^.!?\n]{0,40}\b(?:denied|disallowed)\b",
     r"\bcannot consume\b",
     r"\bhas not been used in project\b",
     r"\b(?:channel|group|plan) (?:has been|was|is) (?:\w{1,12}ly )?disabled",

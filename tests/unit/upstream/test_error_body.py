@@ -90,6 +90,28 @@ SHAPES = (
     Shape("a number", 7, "", None, ""),
     Shape("a message of another type", {"error": {"message": {"a": "b"}}}, "", None, "b"),
     Shape("truncated JSON", b'{"error":{"message":"a', '{"error":{"message":"a'),
+    Shape(
+        "a code in capitals",
+        {"code": "NOT_ENOUGH_BALANCE", "msg": "m"},
+        "m",
+        "NOT_ENOUGH_BALANCE",
+        "NOT_ENOUGH_BALANCE not enough balance m",
+    ),
+    Shape(
+        "a code without signs between its words",
+        {"error": {"code": "modelNotFound", "message": "m"}},
+        "m",
+        "modelNotFound",
+        "modelNotFound model not found m",
+    ),
+    Shape(
+        "a code with hyphens, in a list",
+        {"message": "m", "codes": ["too-many-requests"]},
+        "m",
+        None,
+        "m too-many-requests too many requests",
+    ),
+    Shape("words that are no code", {"message": "m", "code": "iOS 7"}, "m", None, "m iOS 7"),
     Shape("not UTF-8", b"\xff\xfd", "\ufffd\ufffd"),
 )
 
