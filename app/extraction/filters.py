@@ -8,7 +8,15 @@ from collections.abc import Collection
 from app.extraction.base64_runs import Base64Run
 from app.extraction.copies import is_larger_copy, is_small_copy
 from app.extraction.own_links import ClientTexts
-from app.extraction.urls import UrlKind, classify_url, file_name, is_placeholder, may_be_image, normalize_url
+from app.extraction.urls import (
+    UrlKind,
+    classify_url,
+    file_name,
+    is_of_others,
+    is_placeholder,
+    may_be_image,
+    normalize_url,
+)
 from app.protocol.data_url import image_data_url
 from app.protocol.image_format import ImageInfo, bytes_reader, is_complete, sniff
 
@@ -38,6 +46,8 @@ class CandidateFilter:
             return "", "it is no http or https address"
         if is_placeholder(url):
             return "", "it stands where a picture belongs, but is none"
+        if is_of_others(url):
+            return "", "its host has photos and icons of others"
         if (kind := classify_url(url)) in _NOT_IMAGES:
             return "", f"it leads to {kind.value}"
         if self.client.has_link(url):

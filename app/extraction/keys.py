@@ -49,13 +49,13 @@ FOREIGN_KEYS = frozenset(
 #: they count where there is nothing else.
 SECONDARY_KEYS = frozenset(
     """
-    ad ads advert banner before canny control controlnet depth pose promo promotion qr qrcode sponsor sponsored
-    style template watermark watermarked
+    ad ads advert banner before canny compressed control controlnet depth intermediate intermediates pose promo
+    promotion qr qrcode sponsor sponsored style template watermark watermarked
     """.split()
 )
 #: Two kinds of keys that mean the image before and the image after the change where both stand in one object. Alone
 #: they mean nothing: "original" is the largest copy beside a thumbnail.
-UNCHANGED_KEYS = frozenset("base before from in initial old original source src temp temporary".split())
+UNCHANGED_KEYS = frozenset("base before from in initial old original raw source src temp temporary".split())
 CHANGED_KEYS = frozenset(
     """
     after changed dest destination dst edited enhanced final generated modified new out output outputs processed

@@ -12,6 +12,7 @@ _FORMS, _STANDING = "app/extraction/forms.py", "app/extraction/standing.py"
 _OF_REASONS: Mapping[str, str] = {
     "it is no http or https address": f"normalize_url in {_URLS}",
     "it stands where a picture belongs, but is none": f"_PLACEHOLDER in {_URLS}",
+    "its host has photos and icons of others": f"_OTHERS_HOSTS in {_URLS}",
     "it leads to a video": f"_VIDEO_SUFFIXES in {_URLS}",
     "it leads to a file that is not an image": f"_OTHER_SUFFIXES in {_URLS}",
     "the client itself had sent it": "ClientTexts in app/extraction/own_links.py",

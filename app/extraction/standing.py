@@ -28,7 +28,7 @@ _MAX_NAME, _AROUND_NAME = 30, " \t*_#>|-:："
 
 #: Parts of paths: those of decorations in the first group.
 _SECONDARY_PATH = re.compile(
-    r"(?:^|[/_.-])(?:(logo|icons?|favicons?|emojis?|flags?|avatars?|banners?|qr(?:code)?|ads?|advert\w*|(?<=/)examples(?=/)"
+    r"(?:^|[/_.-])(?:(logo|icons?|favicons?|emojis?|flags?|avatars?|banners?|qr(?:code)?|ads?|advert\w*|(?<=/)examples(?=/)|(?<=//)(?:docs|help|support)(?=\.)"
     r"|(?<=/)(?:header|footer|divider|separator)(?=\.))"
     r"|thumb(?:nail)?s?|previews?|drafts?|tmb|(?<!no[_-])(?<!non[_-])(?<!without[_-])watermark(?:ed)?)(?=[/_.?-]|$)",
     re.IGNORECASE,

@@ -77,7 +77,7 @@ _NO_WORDS = frozenset[str]()
 #: Digits of an edge. Python refuses to convert thousands.
 _MAX_DIGITS = 6
 #: Keys whose value says how large the image of an object is.
-_SIZE_KEYS = ("size", "resolution", "label", "name", "kind", "type")
+_SIZE_KEYS = ("size", "resolution", "quality", "label", "name", "kind", "type")
 #: States of a task whose image does not exist yet.
 _UNFINISHED = frozenset("in_progress pending processing queued running starting submitted".split())
 #: States of a task that has no image. What it was called with may stand beside.

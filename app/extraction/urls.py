@@ -33,6 +33,14 @@ _IMAGE_QUERY = re.compile(
 _WIDTH = re.compile(r"(?:^|&)(?:w|width)=[0-9]", re.IGNORECASE)
 _HEIGHT = re.compile(r"(?:^|&)(?:h|height)=[0-9]", re.IGNORECASE)
 _SUFFIX = re.compile(r"\.([a-z][a-z0-9]{1,5})/?$", re.IGNORECASE)
+#: Hosts of photos, icons and counters of readers, at which no upstream keeps what it has painted. A model that cannot
+#: paint shows such photos.
+_OTHERS_HOSTS = tuple(
+    """
+    .unsplash.com .pexels.com .pixabay.com .wikimedia.org .pinimg.com .staticflickr.com .picsum.photos .loremflickr.com
+    .placekitten.com .gravatar.com .avatars.githubusercontent.com .google-analytics.com .pixel.wp.com
+    """.split()
+)
 #: Files that cannot be delivered as an image. A URL that ends in none of the known suffixes may be anything.
 _OTHER_SUFFIXES = frozenset(
     """
@@ -58,7 +66,8 @@ _PLACEHOLDER = re.compile(
     r"|[/_.=-](?:your|insert)[-_]?(?:generated)?[-_]?(?:image|img|picture|photo|file|url|link|domain|cdn|bucket|host|server)s?\b"
     r"|/path[-_/]to[-_/]|image[-_]url[-_]here|\bx{3,}\b|[{<\[][a-z_ ]{0,20}(?:url|id|image)[}>\]]|\.\.\.|…"
     r"|[/_-](?:spinner|loading|loader|spacer|blank)[-_0-9x]{0,12}\.(?:gif|png|svg|webp)"
-    r"|[/_-](?:track(?:er|ing)?|pixel|beacon)(?:\.gif(?:\?|$)|(?:\.png)?\?)|^https?://[\w-]*/?$|//encrypted-tbn[0-9]|[?&]q=tbn:|/th\?id=oip"
+    r"|[/_-](?:track(?:er|ing)?|pixel|beacon)(?:\.gif(?:\?|$)|(?:\.png)?\?)|^https?://[\w-]*/?$|//encrypted-tbn[0-9]|/s2/favicons\b|//www\.facebook\.com/tr\?"
+    r"|//cdn\.discordapp\.com/(?:emojis|avatars|icons|embed/avatars)/|[?&]q=tbn:|/th\?id=oip"
 )
 _HOST = re.compile(r"(?:[^\s/?#@]{1,200}@)?(?:\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(?::[0-9]{0,5})?", re.IGNORECASE)
 #: What an HTML entity in a URL may stand for.
@@ -159,6 +168,11 @@ def _names_image(query: str) -> bool:
 def is_placeholder(url: str) -> bool:
     """Check for a URL that is no result: an example from sample code, or a badge, a spinner, a blank pixel."""
     return _PLACEHOLDER.search(unquote(url[:_NEAR_END]).lower()) is not None
+
+
+def is_of_others(url: str) -> bool:
+    """Check for a host of `_OTHERS_HOSTS`, or one below it."""
+    return f".{_split(url)[0]}".endswith(_OTHERS_HOSTS)
 
 
 def normalize_url(url: str) -> str | None:

@@ -52,6 +52,7 @@ INPUT_WORDS = compile_words(
     önce girdi referans sebelum masukan referensi trước prima исходн* загруженн* вхідн* 修改前 编辑前 編輯前
     输入 輸入 上传 上傳 参考图 參考圖 変更前 編集前 入力 参考画像 수정_전 편집_전 입력 참고 قبل المدخلة पहले संदर्भ
     ก่อน 参考: 参考： you_sent you_uploaded you_provided your_photo_was:* your_image_was:* your_picture_was:*
+    user:* human:* 用户： 用户: 用户] user_image user_photo user_picture
     """
 )
 #: The largest copy of the result, or the image before a change. Others that mean both: `UNCHANGED_WORDS`.

@@ -28,6 +28,7 @@ const REASONS = {
   "the model declines, and the image is for another purpose": "reason_declined",
   "it is no http or https address": "reason_address",
   "it stands where a picture belongs, but is none": "reason_stand_in",
+  "its host has photos and icons of others": "reason_others",
   "it leads to a video": "reason_video",
   "it leads to a file that is not an image": "reason_file",
   "it is not base64": "reason_encoding",

@@ -155,6 +155,7 @@ export default {
   reason_declined: "the model declines, and the image is for another purpose",
   reason_address: "it is no http or https address",
   reason_stand_in: "it stands where a picture belongs, but is none",
+  reason_others: "its host has photos and icons of others",
   reason_video: "it leads to a video",
   reason_file: "it leads to a file that is not an image",
   reason_encoding: "it is not base64",

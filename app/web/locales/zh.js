@@ -155,6 +155,7 @@ export default {
   reason_declined: "模型已拒绝请求，且该图片另有用途",
   reason_address: "不是 http 或 https 地址",
   reason_stand_in: "占着图片的位置，却不是图片",
+  reason_others: "其主机上是他人的照片和图标",
   reason_video: "指向视频",
   reason_file: "指向的文件不是图片",
   reason_encoding: "不是 base64",
