@@ -91,13 +91,16 @@ class JobIO:
     token: str | None
     upstream: str | None = None
     _run: JobRun = field(init=False)
-    _earlier: Iterator[ChatReply | ApiError] = field(init=False)
+    #: What the chat requests of an earlier run have brought: a further run does not send these again.
+    _brought_before: Iterator[ChatReply | ApiError] = field(init=False)
+    #: Tells other replicas, once, that the job may cost something.
     _announcement: asyncio.Future[None] | None = None
+    #: By the name of the upstream.
     _ignored: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._run = self.job.run
-        self._earlier = iter((*self.job.paid_replies, *self.job.paid_failures))
+        self._brought_before = iter((*self.job.paid_replies, *self.job.paid_failures))
 
     async def ask(self, chat: ChatRequest, on_reply: Callable[[ChatReply], Awaitable[None]]) -> None:
         """Await `on_reply` with snapshots of one reply, as `UpstreamRequest` says.
@@ -107,7 +110,7 @@ class JobIO:
         Raises:
             ApiError: What the upstream has answered, in this run or in the earlier one.
         """
-        earlier = next(self._earlier, None)
+        earlier = next(self._brought_before, None)
         if isinstance(earlier, ChatReply):
             return await on_reply(earlier)
         if earlier is not None:
@@ -127,7 +130,7 @@ class JobIO:
                 request = self._request(chat, sent, step, take)
                 await self.backends.pool.request(request, chat.request.model, self.upstream)
         except (SpoolFull, OSError) as failure:
-            error = _reply_lost(failure) if sent.unsettled else failure
+            error = _lost_reply(failure) if sent.unsettled else failure
             self._note_failure(sent, error)
             raise error from None
         except BaseException as failure:  # reason: noted, and raised again
@@ -142,6 +145,7 @@ class JobIO:
         self._run.chat_errors.append(failure)
         if isinstance(failure, ApiError) and not isinstance(failure, JobLost):
             if sent.unsettled and failure.retry_safety is RetrySafety.FUTILE:
+                # A refusal costs nothing, also one that comes in the reply itself.
                 sent.mark_free()
         elif sent.reply is not None and not sent.reply.complete:
             # A part of a reply that this server itself has cut off is not what was paid for.
@@ -184,8 +188,10 @@ class JobIO:
         self._run.telemetry.attempt_records.append(record)
 
     def _note_snapshot(self, upstream: str, reply: ChatReply) -> None:
+        """Note which upstream answers, what has no effect there, and what it says of its progress."""
         telemetry = self._run.telemetry
         if upstream not in telemetry.upstreams:
+            # The first answer replaces what was expected of all upstreams; others add to it.
             ignored = self._ignored_at(upstream)
             before = (telemetry.ignored or ()) if telemetry.upstreams else ()
             telemetry.ignored = tuple(dict.fromkeys((*before, *ignored)))
@@ -358,7 +364,7 @@ class JobIO:
         return made if made is given else self.job.spool.add(made)
 
 
-def _reply_lost(failure: SpoolFull | OSError) -> JobLost:
+def _lost_reply(failure: SpoolFull | OSError) -> JobLost:
     """Return the error for a reply that was paid for and cannot be held: no invitation to retry, which pays again."""
     detail = failure.detail if isinstance(failure, SpoolFull) else f"{type(failure).__name__}: {failure.strerror}"
     return JobLost(_NO_ROOM_FOR_REPLY, detail=detail)

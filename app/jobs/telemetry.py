@@ -35,12 +35,14 @@ class JobTelemetry:
     """What one run has cost and how long it took, for headers, the log, the ledger and traces.
 
     Attributes:
-        waiting: Runs while anything outside is waited for; `upstream` and `download` run while these are.
+        waiting: Runs while an upstream or a download is waited for.
+        upstream: Runs while an upstream is waited for.
+        download: Runs while a download is waited for.
         shrunk: Input images that were made smaller, each in ASCII for a header.
-        answered_by: Names of the upstreams that answered; empty where there is only one upstream.
-        upstreams: The same, wherever there is only one, too.
-        attempts: Requests that were sent to upstreams.
-        attempt_records: The same, one by one, with what each has cost.
+        upstreams: Names of the upstreams that have answered.
+        answered_by: These names, for a header; empty where only one upstream could answer.
+        attempts: How many requests were sent to upstreams.
+        attempt_records: What each of these requests has cost.
         queue_seconds: How long the run waited for its slots.
         progress: The upstream's last words about its progress, on one line.
         progress_read_at: When these were looked for last, by `time.perf_counter`.
