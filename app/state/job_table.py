@@ -52,12 +52,20 @@ class JobTable(Generic[J]):
         self._timings = timings
         self._sleep = sleep
         self._owner = secrets.token_hex(8)
+        #: The jobs for which this replica gives heartbeats, by id; and the ids of those that are only kept for retries.
         self._tracked: dict[str, J] = {}
         self._delivered: set[str] = set()
         #: By group, the sequence number of a claim that is on its way: the registry sends one at a time.
         self._claims: dict[str, int] = {}
         self._sequence = 0
         self._has_answered = True
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether this replica cannot know of others at present: nothing is shared, or Redis did not answer."""
+        return not self.is_shared or self._state.is_down
+
+    # Which jobs are this replica's.
 
     def owns(self, job: J) -> bool:
         """Return whether this replica gives heartbeats for the job.
@@ -66,10 +74,17 @@ class JobTable(Generic[J]):
         """
         return self._tracked.get(job.id) is job
 
-    @property
-    def is_alone(self) -> bool:
-        """Whether this replica cannot know of others at present: nothing is shared, or Redis did not answer."""
-        return not self.is_shared or self._state.is_down
+    def track(self, job: J) -> None:
+        """Give heartbeats for the job from now on."""
+        if self.is_shared and not self.owns(job):
+            self._tracked[job.id] = job
+            self._delivered.discard(job.id)
+
+    def untrack(self, job: J) -> None:
+        """Give no more heartbeats: the outcome is published, or the job is to look orphaned."""
+        if self.owns(job):
+            del self._tracked[job.id]
+            self._delivered.discard(job.id)
 
     def is_kept_for_retries(self, job: J) -> bool:
         """Return whether the table knows the job as delivered, and its outcome is only here."""
@@ -78,6 +93,8 @@ class JobTable(Generic[J]):
     def kept_for_retries(self) -> list[J]:
         """Return the delivered jobs whose outcome is only here."""
         return [self._tracked[job_id] for job_id in self._delivered]
+
+    # Claim a job, or join one.
 
     async def claim_or_join(
         self,
@@ -142,7 +159,7 @@ class JobTable(Generic[J]):
             self._claims.pop(group, None)
 
     def _given_up(self, job_id: str) -> str:
-        """Return the id if nobody wants what has become of the job; Redis may not have taken the news yet."""
+        """Return the id of a job that nobody comes back for, which Redis may not know yet; empty for any other job."""
         job = self._tracked.get(job_id)
         return job_id if job is not None and job.has_ended_unread and not job.should_retain else ""
 
@@ -150,30 +167,7 @@ class JobTable(Generic[J]):
         """Delete the record of a claim that no job has come of."""
         await self._abandon(job_id, key, has_cost_nothing=True)
 
-    async def abandon(self, job: J) -> TableAnswer:
-        """Delete the record of a job that has no outcome. Returns OK, AWAITED or NO_REPLY."""
-        answer = await self._abandon(job.id, job.key, has_cost_nothing=not job.may_have_cost)
-        if answer not in {TableAnswer.OK, TableAnswer.NOT_OWNER}:
-            return answer
-        self.untrack(job)
-        return TableAnswer.OK
-
-    async def _abandon(self, job_id: str, key: SharedKey, *, has_cost_nothing: bool) -> TableAnswer:
-        # Only a client that counts its attempts says later that it repeats this one.
-        unserved = has_cost_nothing and key.counts_attempts and key.key is None
-        return (await self._call("abandon", job_id, key, unserved=unserved)).answer
-
-    def track(self, job: J) -> None:
-        """Give heartbeats for the job from now on."""
-        if self.is_shared and not self.owns(job):
-            self._tracked[job.id] = job
-            self._delivered.discard(job.id)
-
-    def untrack(self, job: J) -> None:
-        """Give no more heartbeats: the outcome is published, or the job is to look orphaned."""
-        if self.owns(job):
-            del self._tracked[job.id]
-            self._delivered.discard(job.id)
+    # Publish what becomes of a job of this replica.
 
     async def mark_submitted(self, job: J) -> None:
         """Publish that the job may cost something from now on, so that no other replica runs it should this one die.
@@ -193,7 +187,7 @@ class JobTable(Generic[J]):
                 await self._publish(job)
 
     async def publish_unread(self, job: J) -> None:
-        """Do the same where nobody waits for a job any more and its outcome comes later. The caller holds its lock."""
+        """Publish that a job has ended unread and its outcome comes later. The caller holds the lock of the job."""
         await self._publish(job)
 
     async def publish_result(self, job: J, outcome: bytes, *, briefly: bool) -> bool:
@@ -210,20 +204,6 @@ class JobTable(Generic[J]):
         if is_published:
             self.untrack(job)
         return is_published
-
-    async def mark_delivered(self, job: J) -> TableAnswer:
-        """Publish that a job was delivered. Its outcome stays here until a retry reaches another replica.
-
-        Returns OK, AWAITED, NOT_OWNER or NO_REPLY.
-        """
-        fields = _fields(job.key, is_async=job.is_async, readers=job.readers, submitted=job.was_submitted)
-        more: dict[str, Any] = {"fields": fields, "is_retry": job.key.is_retry}
-        answer = (await self._call("deliver", job.id, job.key, ttl=self._timings.delivered, **more)).answer
-        if answer is TableAnswer.OK and self.owns(job):
-            self._delivered.add(job.id)
-        elif answer is TableAnswer.NOT_OWNER:
-            self.untrack(job)
-        return answer
 
     async def _publish(
         self,
@@ -244,7 +224,7 @@ class JobTable(Generic[J]):
             failed=bool(outcome) and job.has_failed,
         )
         ttl = self._retention(job.key) if ttl is None else ttl
-        # A run that has sent something already is told of, whatever has taken its place.
+        # A run that has sent something already is published, even if another job has replaced its record.
         is_first = submitted and not job.was_submitted
         claim = self._claims.get(_group_key(job.key), 0)
         more = {"fields": fields, "submitting": is_first, "claim": claim, "is_retry": job.key.is_retry}
@@ -253,6 +233,35 @@ class JobTable(Generic[J]):
             self.untrack(job)
             raise ServiceUnavailable(_TAKEN_OVER)
         return reply.answer is TableAnswer.OK
+
+    async def mark_delivered(self, job: J) -> TableAnswer:
+        """Publish that a job was delivered. Its outcome stays here until a retry reaches another replica.
+
+        Returns OK, AWAITED, NOT_OWNER or NO_REPLY.
+        """
+        fields = _fields(job.key, is_async=job.is_async, readers=job.readers, submitted=job.was_submitted)
+        more: dict[str, Any] = {"fields": fields, "is_retry": job.key.is_retry}
+        answer = (await self._call("deliver", job.id, job.key, ttl=self._timings.delivered, **more)).answer
+        if answer is TableAnswer.OK and self.owns(job):
+            self._delivered.add(job.id)
+        elif answer is TableAnswer.NOT_OWNER:
+            self.untrack(job)
+        return answer
+
+    async def abandon(self, job: J) -> TableAnswer:
+        """Delete the record of a job that has no outcome. Returns OK, AWAITED or NO_REPLY."""
+        answer = await self._abandon(job.id, job.key, has_cost_nothing=not job.may_have_cost)
+        if answer not in {TableAnswer.OK, TableAnswer.NOT_OWNER}:
+            return answer
+        self.untrack(job)
+        return TableAnswer.OK
+
+    async def _abandon(self, job_id: str, key: SharedKey, *, has_cost_nothing: bool) -> TableAnswer:
+        # Only a client that counts its attempts says later that it repeats this one.
+        unserved = has_cost_nothing and key.counts_attempts and key.key is None
+        return (await self._call("abandon", job_id, key, unserved=unserved)).answer
+
+    # Follow a job of another replica.
 
     async def wait_for_result(self, job: J) -> bytes | None:
         """Return the outcome of a job of another replica; None where this replica has taken the job over.
@@ -317,6 +326,12 @@ class JobTable(Generic[J]):
         reply = await self._call("unsubscribe", job.id, job.key, reader=reader_id or job.reader_id, delivered=delivered)
         return reply.answer is TableAnswer.OK
 
+    async def sleep_until_poll(self) -> None:
+        """Wait until a job of another replica may be looked at again."""
+        await self._sleep(self._timings.poll)
+
+    # Serve a client that comes back with the id of a job.
+
     async def lookup(self, job_id: str, caller: str) -> TableReply:
         """Look for a job by its id alone.
 
@@ -334,6 +349,8 @@ class JobTable(Generic[J]):
         """
         args = {"id": job_id, "caller": caller} | ({} if follower is None else {"reader": follower})
         return TableReply.parse(await self._run("cancel", [_PREFIX + "unknown-group"], args, outcome))
+
+    # Give heartbeats.
 
     async def heartbeat(self) -> list[J]:
         """Give heartbeats for all jobs of this replica. Returns finished jobs whose outcome other replicas need.
@@ -359,17 +376,6 @@ class JobTable(Generic[J]):
         unread = [job for job in tracked if job.has_ended_unread and self.owns(job)]
         return [job for job in unread if job.id.encode() in wanted or not self.is_kept_for_retries(job)]
 
-    def _is_unpublished(self, job: J) -> bool:
-        return job.has_ended_unread and self.owns(job) and not self.is_kept_for_retries(job)
-
-    async def sleep_until_heartbeat(self) -> None:
-        """Wait until the next heartbeat is due: sooner if Redis did not answer, since it may have lost its data."""
-        await self._sleep(self._timings.heartbeat if self._has_answered else self._timings.heartbeat / 4)
-
-    async def sleep_until_poll(self) -> None:
-        """Wait until a job of another replica may be looked at again."""
-        await self._sleep(self._timings.poll)
-
     async def _give_heartbeats(self, jobs: list[J]) -> HeartbeatReply | None:
         """Return what the table says; None where Redis does not answer.
 
@@ -393,6 +399,9 @@ class JobTable(Generic[J]):
             return None
         return HeartbeatReply.parse(reply)
 
+    def _is_unpublished(self, job: J) -> bool:
+        return job.has_ended_unread and self.owns(job) and not self.is_kept_for_retries(job)
+
     async def _restore(self, job: J) -> None:
         if self.is_kept_for_retries(job):
             await self.mark_delivered(job)
@@ -402,6 +411,12 @@ class JobTable(Generic[J]):
         except ServiceUnavailable:
             # Readers of this replica still get its result; other replicas have an owner that works for them.
             return
+
+    async def sleep_until_heartbeat(self) -> None:
+        """Wait until the next heartbeat is due: sooner if Redis did not answer, since it may have lost its data."""
+        await self._sleep(self._timings.heartbeat if self._has_answered else self._timings.heartbeat / 4)
+
+    # Send commands.
 
     def _retention(self, key: SharedKey) -> float:
         """Return how long a record is kept: a dead owner is remembered for as long as its outcome would be."""
