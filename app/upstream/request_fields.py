@@ -16,7 +16,9 @@ _LIMNERS = re.compile(rf"(?:{'|'.join(_FIELDS)})(?:\..*)?")
 _CLIENTS_PART = re.compile(r"messages(?:\.[0-9]+)?\.content\b.*")
 #: Upstreams that take a message's content as one text, and no list of parts.
 _WANTS_TEXT = re.compile(
-    r"(?:be|expected|expects) (?:an? )?(?:valid )?str(?:ing)?\b(?! (?:with|of))|string_type", re.IGNORECASE
+    r"(?:be|expected|expects) (?:an? )?(?:valid )?str(?:ing)?\b(?! (?:with|of))|string_type|\bstr type expected"
+    r"|of type string\b",
+    re.IGNORECASE,
 )
 #: Upstreams that expect other parts of a message than Limner writes, whatever these hold.
 _WANTS_OTHER_PARTS = re.compile(
@@ -70,7 +72,9 @@ def _pattern(dialect_fields: tuple[str, ...]) -> re.Pattern[str]:
         | ^ (?P<first>metadata|messages|stream|user|{own}) (?:\.\w+)* : [ ]
         | \b (?P<switch>stream) (?:ing)? \b [ ] (?:parameter|mode|must|is[ ](?:not|required)) | \b (?P<only>stream)[ ]?=
         | \bsupports? [ ] (?:only[ ])? (?P<kind>stream)
-        | (?P<parts>content) [ ] (?:must|should) [ ] be [ ] (?:a[ ])? string
+        | (?P<parts> content [ ] (?:must|should) [ ] be [ ] (?:a[ ])? string
+            | invalid [ ] type: [ ] sequence, [ ] expected [ ] a [ ] string
+            | cannot [ ] unmarshal [ ] array [ ] into [ ] [^!?]{{0,80}} \bcontent [ ] of [ ] type [ ] string)
         | \b (?P<noun>{own}) [ ] (?:parameter|argument|field|property|option)\b
         | \b (?:parameter|argument|field|property|option) :? [ ] (?P<named>{own})\b
         """,

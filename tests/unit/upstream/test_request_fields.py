@@ -67,6 +67,9 @@ CASES = (
     Case("the noun before it", "The parameter quality is not supported", "quality", TOP, own=("quality",)),
     Case("metadata of the client beside that of the dialect", "too many properties", None, ("metadata.quality",), "metadata", ("metadata",)),
     Case("a quality in metadata", "Unknown parameter: 'metadata.quality'", "metadata.quality", ("metadata.quality",), "metadata.quality", ("metadata",)),
+    Case("a list of parts, for Rust", "invalid type: sequence, expected a string at line 1 column 60", "messages", ()),
+    Case("a list of parts, for Go", "json: cannot unmarshal array into Go struct field ChatMessage.messages.content of type string", "messages", ()),
+    Case("a list of parts, for pydantic 1", "str type expected", "messages", (), "messages.0.content"),
     Case("a picture in the messages", "Invalid image size", None, TOP, "messages.0.content.1.image_url.size"),
 )  # fmt: skip
 
