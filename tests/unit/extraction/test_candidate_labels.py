@@ -28,6 +28,8 @@ URL = "https://cdn.example.com/gen/a1.png"
         ("根据您的参考图，已生成：", "", URL, False),
         ("", "", "https://cdn.example.com/thumbs/a1.png", True),
         ("", "", "https://cdn.example.com/a1_thumb.webp?x=1", True),
+        ("", "", "https://cdn.example.com/Previews/A1.PNG", True),
+        ("", "", "https://cdn.example.com/A1_SMALL.PNG", True),
         ("", "", "https://cdn.example.com/a1.png?from=preview", False),
         ("", f"{'a red fox ' * 9}preview", URL, False),
         ("With watermark:", "", URL, True),
