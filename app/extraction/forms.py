@@ -120,7 +120,7 @@ def _candidate(
     is_example = shows_example(mention.before, mention.label)
     if is_decoration or is_example:
         standing = Standing.DECORATION
-    elif content.is_unchanged(mention):
+    elif mention.is_converted or content.is_unchanged(mention):
         standing = max(standing, Standing.INPUT)
     elif is_deleted(text.visible, mention.start, mention.end):
         standing = max(standing, Standing.PREVIEW)

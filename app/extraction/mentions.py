@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from itertools import islice
+from itertools import islice, pairwise
 
 from app.extraction.base64_runs import MARK
 from app.extraction.slices import search_in_slices
@@ -64,6 +64,14 @@ _LABELS = (" alt=", " role=", " kind=", " type=", " class=")
 _LINKS = frozenset("content data href src srcset uri url value".split())
 #: The end of an element of XML, whose name says nothing of what follows.
 _END_TAG = re.compile(r"</[^<>]{0,80}>")
+#: What stands between the image before a change and the one after it, and its length.
+_CONVERSION = re.compile(
+    r"[^\w\n]{0,9}(?:[-=]>|→|⇒|➡|>>|became|(?:turned|converted|transformed)? ?into"
+    r"|变成|變成|转为|轉為|转换为|轉換為|に変換)"
+    r"[^\w\n]{0,9}(?:[^\[\]()\n]{0,80}\]\(|img\b[^<>\n]{0,80}=[\"']?)?",
+    re.IGNORECASE,
+)
+_MAX_GAP = 200
 #: What closes the markup around a URL, or opens a title behind it.
 _CLOSING = re.compile(r"[)>\]\"']")
 #: How an image is shown: not at all, or as wide as a letter or two, in pixels.
@@ -101,6 +109,7 @@ class UrlMention:
         is_truncated: The text ends before the markup around the URL is closed.
         is_open: The text may end in the middle of the URL.
         is_icon: The image is shown as large as an icon, or is hidden.
+        is_converted: An arrow leads to the next URL, or words such as "turned into".
     """
 
     kind: MarkupKind
@@ -117,6 +126,7 @@ class UrlMention:
     is_truncated: bool = False
     is_open: bool = False
     is_icon: bool = False
+    is_converted: bool = False
 
 
 def find_mentions(text: str) -> list[UrlMention]:
@@ -139,6 +149,13 @@ def note_open_end(text: str, mentions: list[UrlMention], *, is_whole: bool) -> N
         )
         is_quoted = mention.kind is not MarkupKind.PLAIN or opening in {'"', "'", "<"}
         mention.is_open = is_unclosed or (may_go_on(text, mention.end) and (is_quoted or not is_whole))
+
+
+def note_conversions(text: str, mentions: list[UrlMention]) -> None:
+    """Note from which URLs an arrow leads to the next one."""
+    for mention, following in pairwise(mentions):
+        gap = text[mention.end : min(following.start, mention.end + _MAX_GAP)]
+        mention.is_converted = _CONVERSION.fullmatch(gap) is not None
 
 
 def _scan(text: str) -> Iterator[UrlMention]:

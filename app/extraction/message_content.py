@@ -108,7 +108,10 @@ class MessageContent:
         link = mention.enclosing_link
         if link is None or link.url == mention.url or any(RESULT_WORDS.search(text) for text in _words_of(mention)):
             return False
-        return self._shows_image_without_link or (self._has_link_to_image and not is_same_site(link.url, mention.url))
+        if self._shows_image_without_link:
+            return True
+        is_elsewhere = not is_same_site(link.url, mention.url) or not has_image_ending(mention.url)
+        return is_elsewhere and self._has_link_to_image
 
     @cached_property
     def _shows_image_without_link(self) -> bool:

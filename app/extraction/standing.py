@@ -14,6 +14,7 @@ from app.extraction.words import (
     ORIGINAL_WORDS,
     PREVIEW_WORDS,
     RESULT_NAMES,
+    STEP_NAMES,
     UNMARKED,
     UNRELATED_WORDS,
     WATERMARKED,
@@ -55,7 +56,8 @@ class Standing(IntEnum):
     """
 
     RESULT = 0
-    #: Perhaps the result: "original" is the largest copy beside a preview, and the input beside a result.
+    #: Perhaps the result: "original" is the largest copy beside a preview, and the input beside a result. A mask and a
+    #: step on the way are no results where there are others.
     DOUBTFUL = 1
     #: A smaller, earlier or blurred copy of the result.
     PREVIEW = 2
@@ -94,7 +96,8 @@ def _standing_by(text: str) -> Standing:
         return Standing.INPUT
     if is_marked or PREVIEW_WORDS.search(text):
         return Standing.PREVIEW
-    is_doubtful = ORIGINAL_WORDS.search(text) or CONTROL_NAMES.fullmatch(text.strip(_AROUND_NAME))
+    name = text.strip(_AROUND_NAME)
+    is_doubtful = ORIGINAL_WORDS.search(text) or CONTROL_NAMES.fullmatch(name) or STEP_NAMES.match(name)
     return Standing.DOUBTFUL if is_doubtful else Standing.RESULT
 
 

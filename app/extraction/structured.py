@@ -93,6 +93,8 @@ _MIN_NAMED_BYTES = 64
 _PIECE = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 _BASE64_PREFIX = re.compile(r"data:|(?:image/[a-z.+-]{1,20};)?base64,", re.IGNORECASE)
 _URL = re.compile(r"\s*(?:https?:)?//[^\s<>\"]+[^\s<>\")\],.;]\s*", re.IGNORECASE)
+#: Under a key that says what it is, a URL may end with anything.
+_ONE_URL = re.compile(r"https?://[^\s<>\"]+", re.IGNORECASE)
 _SPACED_URL = re.compile(r"\s*https?://[^\s<>\"]+(?: (?!\S*://)[^\s<>\"]+){1,20}\s*", re.IGNORECASE)
 #: A string with one of these is a text that shows an image, whatever its key is called.
 _IMAGE_MARKUP = ("](http", "](data:", "](/", "<img")
@@ -266,7 +268,7 @@ class JsonWalker:
         elif _is_base64(value, bool(words & BYTES_WORDS)):
             prefix, _, payload = value.rpartition(",")
             self._add(Base64Run(prefix and prefix + ",", payload), place)
-        elif _is_url(value):
+        elif _is_url(value) or (words & (LINK_WORDS | IMAGE_WORDS) and _ONE_URL.fullmatch(value, 0, MAX_URL_LENGTH)):
             kind = classify_url(value)
             is_named = bool(words & NAMING_WORDS) and words <= RESULT_KEY_WORDS and kind is not UrlKind.PAGE
             if declared or is_named or kind in (UrlKind.IMAGE, UrlKind.VIDEO, UrlKind.OTHER_FILE):

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import orjson
 
 from app.extraction.base64_runs import MARK, Base64Run, extract_base64, resolve_run, strip_base64
-from app.extraction.mentions import UrlMention, find_mentions, note_open_end
+from app.extraction.mentions import UrlMention, find_mentions, note_conversions, note_open_end
 from app.extraction.relative_links import may_have_path, paths_in
 from app.extraction.slices import search_in_slices
 from app.extraction.structured import NO_JSON, JsonWalker, walk_json
@@ -128,6 +128,7 @@ class ReplyText:
     def mentions(self) -> list[UrlMention]:
         mentions = find_mentions(self.visible)
         note_open_end(self.visible, mentions, is_whole=self.end is TextEnd.WHOLE)
+        note_conversions(self.visible, mentions)
         return mentions
 
     @cached_property

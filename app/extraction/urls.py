@@ -39,6 +39,7 @@ _OTHERS_HOSTS = tuple(
     """
     .unsplash.com .pexels.com .pixabay.com .wikimedia.org .pinimg.com .staticflickr.com .picsum.photos .loremflickr.com
     .placekitten.com .gravatar.com .avatars.githubusercontent.com .google-analytics.com .pixel.wp.com
+    .visitor-badge.laobi.icu .star-history.com .komarev.com .seeyoufarm.com
     """.split()
 )
 #: Files that cannot be delivered as an image. A URL that ends in none of the known suffixes may be anything.

@@ -61,6 +61,11 @@ ORIGINAL_WORDS = compile_words(
     original orijinal asli ảnh_gốc оригинал* 原始 원본 الأصلية मूल ต้นฉบับ
     """
 )
+#: Names of what was painted on the way to a result, by their number: "Step 2".
+STEP_NAMES = re.compile(
+    r"(?:step|iteration|attempt|round|stage|phase|schritt|étape|paso|passo|etapa|шаг|bước|步骤|ステップ|단계)\s?[1-9]",
+    re.IGNORECASE,
+)
 #: Names of images that steer how a result is painted, or that are painted for such a use.
 CONTROL_NAMES = re.compile(
     r"(?:mask|depth|normal|canny|(?:open)?pose|style|control(?:net)?|edges?|segmentation|line ?art|scribble)"
@@ -85,7 +90,7 @@ DECORATION_WORDS = compile_words(
     recomendações you_may_also_like more_from 猜你喜欢 猜你喜歡 推荐 推薦 おすすめ 추천 打赏 打賞 赞赏 logo icon avatar
     banner badge qr_code qr sponsor sponsored advert* ad ads werbung anzeige publicité
     publicidad publicidade pubblicità reclame reklam* reklama iklan quảng_cáo реклам* 类似 類似 示例 头像 頭像 图标
-    圖標 入群 入qq群 加qq群 profile_pic*
+    圖標 入群 入qq群 加qq群 profile_pic* 支付宝 alipay scan_to* 扫一扫 promoted other_users* our_community
     广告 廣告 推广 推廣 赞助 贊助 二维码 二維碼 客服 広告 광고 إعلان विज्ञापन โฆษณา join_us follow_us
     相似 関連画像 parecid* semelhant* подібн* benzer* 비슷한
     example:* sample:* beispiel:* exemple:* ejemplo:* exemplo:* esempio:* voorbeeld:* пример:*

@@ -50,6 +50,8 @@ CASES = [
     Case("a list of sizes without images", {"sizes": [{"width": 64}, {"width": 1024, "url": URL}]}, [URL]),
     Case("a URL with words behind it", {"text": "https://h/fox.png is here"}, [], ["https://h/fox.png is here"]),
     Case("two URLs in one string", {"text": "https://h/a https://h/b.png"}, [], ["https://h/a https://h/b.png"]),
+    Case("a URL that ends with a parenthesis", {"image_url": f"{URL}?p=(1)"}, [f"{URL}?p=(1)"]),
+    Case("a URL that ends with a full stop", {"url": f"{URL}?x=a."}, [f"{URL}?x=a."]),
     Case("bytes of a failed task", {"status": "failed", "b64_json": PNG}, [PNG]),
     Case("bytes under any key", {"result": PNG}, [PNG]),
     Case("bytes as a data URL", {"x": f"data:image/png;base64,{PNG}"}, [PNG]),
