@@ -27,7 +27,7 @@ _SECONDS = {"minute": 60, "hour": 3_600, "day": 86_400}
 QUALITIES = ("low", "medium", "high")
 
 #: What is held where there is no limit.
-_NOTHING = nullcontext()
+_NO_LIMIT = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class KeyLimits:
         Held while a request looks for an equal job and is charged, so that the second of two equal requests finds the
         job of the first and is not charged.
         """
-        return _NOTHING if caller.key is None else self._locks.setdefault(caller.key.name, asyncio.Lock())
+        return _NO_LIMIT if caller.key is None else self._locks.setdefault(caller.key.name, asyncio.Lock())
 
     def slot(self, caller: Caller, slots: int) -> AbstractAsyncContextManager[None]:
         """Hold `slots` of the concurrency of the caller's key.
@@ -92,7 +92,7 @@ class KeyLimits:
         """
         key = caller.key
         if key is None or key.concurrency is None:
-            return _NOTHING
+            return _NO_LIMIT
         semaphore = self._semaphores.setdefault(key.name, FairSemaphore(key.concurrency, self._max_waiting))
         semaphore.set_limit(key.concurrency)
         return self._slot(caller, key.name, semaphore, slots)

@@ -91,10 +91,10 @@ class Webhooks:
 
     async def _await_end(self, job: Job, webhook: Webhook, *, restore: bool) -> None:
         await job.run.wait_done()
-        await self._look(webhook, restore=restore)
+        await self._queue_if_ended(webhook, restore=restore)
 
-    async def _look(self, webhook: Webhook, *, restore: bool = False) -> None:
-        """Have a webhook sent if its task has ended."""
+    async def _queue_if_ended(self, webhook: Webhook, *, restore: bool = False) -> None:
+        """Let a webhook be sent if its task has ended."""
         try:
             if await self.tasks.has_ended(webhook.job, _caller_of(webhook)):
                 await self.queue.ready(replace(webhook, ended_at=self.now()), restore=restore)
@@ -124,7 +124,7 @@ class Webhooks:
         self._is_ready.clear()
         WEBHOOKS_PENDING.set(await self.queue.size())
         for webhook in await self.queue.overdue(_MAX_LOOKS):
-            self.background.start(self._look(webhook))
+            self.background.start(self._queue_if_ended(webhook))
         for claimed in await self.queue.claim(MAX_SENDING - self._sending.total()):
             caller = claimed.webhook.caller
             if self._sending[caller] >= MAX_SENDING_OF_CALLER:

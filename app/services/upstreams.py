@@ -1,4 +1,4 @@
-"""Build what reaches upstreams: their pool, with a transport for each way that leads to them."""
+"""Build what reaches upstreams: their pool, with a transport for each route to them."""
 
 from pydantic import SecretStr
 
@@ -15,13 +15,13 @@ from app.upstream.transport import Transport, open_transport
 
 
 def build_pool(settings: Settings, transport: Transport | None = None) -> UpstreamPool:
-    """Return the pool of all upstreams. Those that are reached in the same way share a transport.
+    """Return the pool of all upstreams. Those with the same proxy and certificates share a transport.
 
     `transport` replaces all of them.
     """
     specs = [build_spec(entry, settings, number) for number, entry in enumerate(settings.effective_upstreams, 1)]
-    ways = {(spec.proxy, spec.tls_ca): spec for spec in specs}
-    transports = {way: open_transport(spec) if transport is None else transport for way, spec in ways.items()}
+    routes = {(spec.proxy, spec.tls_ca): spec for spec in specs}
+    transports = {route: open_transport(spec) if transport is None else transport for route, spec in routes.items()}
     return UpstreamPool(
         [PoolMember(spec, UpstreamClient(spec, transports[spec.proxy, spec.tls_ca])) for spec in specs],
         timeout=settings.upstream_timeout,

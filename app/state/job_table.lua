@@ -19,29 +19,16 @@ local ORPHANED, LOST, UNKNOWN, SETTLING = 'orphaned', 'lost', 'unknown', 'settli
 -- client seems to read has this very score.
 local FAR = 1e14
 
+local function key_of(id) return args.prefix .. id end
+local function readers_key(id) return key_of(id) .. ':readers' end
+
+-- == Redis itself ==
+
 -- Since when commands have come without a long silence. Idle replicas give heartbeats too, so a long silence says that Redis
 -- was stopped, restarted or cut off: no owner could reach it.
 local reached_since = redis.call('GET', args.prefix .. 'reached') or now
 redis.call('SET', args.prefix .. 'reached', reached_since)
 redis.call('PEXPIRE', args.prefix .. 'reached', args.silent_after)
-
-
--- All fields of a record but its outcome, which may be large.
-local FIELDS = {
-  'owner', 'caller', 'fingerprint', 'keyed', 'heartbeat', 'readers', 'submitted', 'delivered', 'retry_free', 'async',
-  'failed', 'loss_reported_to', 'taken_over_by',
-}
-
-local function key_of(id) return args.prefix .. id end
-local function readers_key(id) return key_of(id) .. ':readers' end
-
--- The record of a job as a table; nil where there is none, or only a tombstone.
-local function read(id)
-  local record, values = {}, redis.call('HMGET', key_of(id), unpack(FIELDS))
-  for i, name in ipairs(FIELDS) do record[name] = values[i] or nil end
-  record.has_outcome = redis.call('HEXISTS', key_of(id), 'outcome') == 1
-  return record.owner and record.owner ~= '' and record
-end
 
 -- The id of this start of Redis; empty where Redis does not tell it.
 local function redis_run_id()
@@ -49,7 +36,7 @@ local function redis_run_id()
   return type(facts) == 'string' and string.match(facts, 'run_id:(%w+)') or ''
 end
 
--- When this table began: no record that was written since is older. Redis may have lost its data then.
+-- When this table began, since Redis was found without it: its data may have been lost then.
 if redis.call('SET', key_of('epoch'), now, 'NX') then redis.call('SET', key_of('run'), redis_run_id()) end
 
 -- Redis that was started again, or a replica of it that has replaced it, may lack what was written last, so the table begins
@@ -63,6 +50,29 @@ end
 
 local function age() return now - epoch() end
 
+-- == Records ==
+
+-- All fields of a record but its outcome, which may be large.
+local FIELDS = {
+  'owner', 'caller', 'fingerprint', 'keyed', 'heartbeat', 'readers', 'submitted', 'delivered', 'retry_free', 'async',
+  'failed', 'loss_reported_to', 'taken_over_by',
+}
+
+-- The record of a job as a table; nil where there is none, or only a tombstone.
+local function read(id)
+  local record, values = {}, redis.call('HMGET', key_of(id), unpack(FIELDS))
+  for i, name in ipairs(FIELDS) do record[name] = values[i] or nil end
+  record.has_outcome = redis.call('HEXISTS', key_of(id), 'outcome') == 1
+  return record.owner and record.owner ~= '' and record
+end
+
+local function has_outcome(id) return redis.call('HEXISTS', key_of(id), 'outcome') == 1 end
+
+-- Let a key live for at least so many milliseconds more.
+local function extend(key, milliseconds)
+  if redis.call('PTTL', key) < milliseconds then redis.call('PEXPIRE', key, milliseconds) end
+end
+
 -- Whether a record is of an earlier start of Redis, and its owner has not confirmed it since: it may have given the job up,
 -- or lost it to another one, and Redis has forgotten that.
 local function is_stale(record) return record.heartbeat + 0 < tonumber(epoch()) end
@@ -72,19 +82,46 @@ local function is_owned_by_another(id)
   return owner and owner ~= args.owner
 end
 
--- Let a key live for at least so many milliseconds more.
-local function extend(key, milliseconds)
-  if redis.call('PTTL', key) < milliseconds then redis.call('PEXPIRE', key, milliseconds) end
-end
-
 -- The last time at which an owner gave a heartbeat, or began to be able to give one.
 local function last_heartbeat(record) return math.max(record.heartbeat, reached_since) end
+
+local function is_orphan(record) return not record.has_outcome and now - last_heartbeat(record) > args.dead_after end
+
+-- Whether nothing is lost with a job of an earlier start of Redis. Its owner may have given it up since, or another one taken
+-- it over: since Redis was started again, neither the owner nor a replica that waits has come for it.
+local function is_unconfirmed(id, record)
+  local has_cost_nothing = record.submitted == '0' and (record.retry_free == '1' or not record.has_outcome)
+  if not has_cost_nothing or not is_stale(record) then return false end
+  local latest_lease = redis.call('ZREVRANGE', readers_key(id), 0, 0, 'WITHSCORES')[2] or 0
+  return latest_lease - args.reader_lease < tonumber(epoch())
+end
+
+-- Whether the replica that asks runs a job, by its record.
+local function is_own(record) return record.owner == args.owner and not record.has_outcome end
+
+-- Whether the replica that asks has given a job up, and Redis has not heard of it yet.
+local function is_given_up(id, record) return id == args.given_up and is_own(record) end
+
+-- Whether a job is run by the replica that asks.
+local function is_run_here(id, record) return is_own(record) and not is_given_up(id, record) end
+
+-- == Readers at other replicas ==
 
 -- Count the replicas with a lease. Where Redis was away, nobody could renew one, and those that wait do so soon.
 local function count_readers(id)
   local from = reached_since + args.reader_lease > now and '-inf' or now
   return redis.call('ZCOUNT', readers_key(id), from, '+inf')
 end
+
+-- Note that this replica has readers for the job. A job with readers is not forgotten.
+local function lease(id, milliseconds)
+  redis.call('ZADD', readers_key(id), now + milliseconds, args.reader)
+  -- Longer than the lease: it must not be forgotten while Redis is away.
+  extend(readers_key(id), milliseconds + args.delivery_lease)
+  extend(key_of(id), milliseconds)
+end
+
+-- == The order of a group ==
 
 -- The time from which any equal request may join; later than now for a job that only a retry may join, nil where none
 -- may. With an idempotency key each request may; without one only where the job has no readers, or the owner or a
@@ -122,7 +159,7 @@ local function index(group_key, id, move)
   redis.call('ZADD', group_key, from, id)
 end
 
-local function has_outcome(id) return redis.call('HEXISTS', key_of(id), 'outcome') == 1 end
+-- == Commands of one owner, which may overtake each other ==
 
 -- The number of the latest command of this owner about a job; 0 where the job is not its own.
 local function latest_command(id)
@@ -146,6 +183,8 @@ local function readers_at_owner(id, readers, claim)
   return readers + (joined_by and joined_by + 0 == claim and 1 or 0)
 end
 
+-- == Write and delete records ==
+
 local function write(id, fields)
   note_command(id)
   for name, value in pairs(fields) do redis.call('HSET', key_of(id), name, value) end
@@ -166,6 +205,22 @@ local function leave_tombstone(id)
   redis.call('HSET', key_of(id), 'owner', '')
   redis.call('PEXPIRE', key_of(id), args.delivery_lease)
 end
+
+-- Delete a record of the replica that asks. For a while it is remembered that this was done: a command that was sent before
+-- may still be on its way.
+local function give_up(id)
+  delete(id)
+  redis.call('HSET', key_of(id), 'given_up_by', args.owner, 'sequence', args.sequence)
+  redis.call('PEXPIRE', key_of(id), args.delivery_lease)
+end
+
+-- Whether the owner has given a job up by a command that was sent later: this one comes late, and nobody would run the job.
+local function was_given_up(id)
+  local owner, by, sequence = unpack(redis.call('HMGET', key_of(id), 'owner', 'given_up_by', 'sequence'))
+  return not owner and by == args.owner and sequence + 0 > args.sequence
+end
+
+-- == Requests that have ended with nothing ==
 
 -- How many requests of the group have ended with nothing, at no cost: their clients had left, or got an error, and mark
 -- their retries. For as long as such a retry may come, it is no evidence that the client of another job is gone.
@@ -190,47 +245,7 @@ local function note_begun(id)
   if goes_on or (args.is_retry and not args.keyed) then add_unserved(-1) end
 end
 
--- Delete a record of the replica that asks. For a while it is remembered that this was done: a command that was sent before
--- may still be on its way.
-local function give_up(id)
-  delete(id)
-  redis.call('HSET', key_of(id), 'given_up_by', args.owner, 'sequence', args.sequence)
-  redis.call('PEXPIRE', key_of(id), args.delivery_lease)
-end
-
--- Whether the owner has given a job up by a command that was sent later: this one comes late, and nobody would run the job.
-local function was_given_up(id)
-  local owner, by, sequence = unpack(redis.call('HMGET', key_of(id), 'owner', 'given_up_by', 'sequence'))
-  return not owner and by == args.owner and sequence + 0 > args.sequence
-end
-
-local function is_orphan(record) return not record.has_outcome and now - last_heartbeat(record) > args.dead_after end
-
--- Whether nothing is lost with a job of an earlier start of Redis. Its owner may have given it up since, or another one taken
--- it over: since Redis was started again, neither the owner nor a replica that waits has come for it.
-local function is_unconfirmed(id, record)
-  local has_cost_nothing = record.submitted == '0' and (record.retry_free == '1' or not record.has_outcome)
-  if not has_cost_nothing or not is_stale(record) then return false end
-  local latest_lease = redis.call('ZREVRANGE', readers_key(id), 0, 0, 'WITHSCORES')[2] or 0
-  return latest_lease - args.reader_lease < tonumber(epoch())
-end
-
--- Note that this replica has readers for the job. A job with readers is not forgotten.
-local function lease(id, milliseconds)
-  redis.call('ZADD', readers_key(id), now + milliseconds, args.reader)
-  -- Longer than the lease: it must not be forgotten while Redis is away.
-  extend(readers_key(id), milliseconds + args.delivery_lease)
-  extend(key_of(id), milliseconds)
-end
-
--- Whether the replica that asks runs a job, by its record.
-local function is_own(record) return record.owner == args.owner and not record.has_outcome end
-
--- Whether the replica that asks has given a job up, and Redis has not heard of it yet.
-local function is_given_up(id, record) return id == args.given_up and is_own(record) end
-
--- Whether a job is run by the replica that asks.
-local function is_run_here(id, record) return is_own(record) and not is_given_up(id, record) end
+-- == Join a job ==
 
 -- Count one more reader. The owner counts those that it has itself, until its next heartbeat says how many they are.
 local function add_reader(id, record)
@@ -251,15 +266,15 @@ local function mark_delivered(id)
   index(group, id, true)
 end
 
--- Report the loss of a job to a request. Without an idempotency key only one request learns of it; a client that asks again
--- after that wants to pay again. Returns whether it was reported to another request before.
-local function was_reported_to_another(id, record, reader)
-  if not args.keyed and record.loss_reported_to and record.loss_reported_to ~= reader then return true end
-  redis.call('HSET', key_of(id), 'loss_reported_to', reader)
-  return false
-end
-
 local function joined(id, record) return {is_run_here(id, record) and JOINED_OWN or JOINED, id} end
+
+-- Count the request as a reader, and note what it has joined, should its claim come once more.
+local function join(id, record)
+  add_reader(id, record)
+  redis.call('HSET', key_of(args.id), 'joined', id, 'joined_by', args.sequence)
+  redis.call('PEXPIRE', key_of(args.id), args.delivery_lease)
+  return joined(id, record)
+end
 
 -- The reply to this very claim if it comes once more, since its first reply was lost; nil if it is new. The replica
 -- may have been paused before it sent the claim once more, and another one may have taken the job over meanwhile, finished
@@ -283,12 +298,12 @@ local function repeated_reply()
   return joined(id, record)
 end
 
--- Count the request as a reader, and note what it has joined, should its claim come once more.
-local function join(id, record)
-  add_reader(id, record)
-  redis.call('HSET', key_of(args.id), 'joined', id, 'joined_by', args.sequence)
-  redis.call('PEXPIRE', key_of(args.id), args.delivery_lease)
-  return joined(id, record)
+-- Report the loss of a job to a request. Without an idempotency key only one request learns of it; a client that asks again
+-- after that wants to pay again. Returns whether it was reported to another request before.
+local function was_reported_to_another(id, record, reader)
+  if not args.keyed and record.loss_reported_to and record.loss_reported_to ~= reader then return true end
+  redis.call('HSET', key_of(id), 'loss_reported_to', reader)
+  return false
 end
 
 -- Whether the request may join a job that has readers: its client may have sent it before, and only seem to wait.
@@ -336,6 +351,8 @@ local function find_joinable()
     end
   end
 end
+
+-- == The commands ==
 
 local commands = {}
 
