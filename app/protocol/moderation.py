@@ -28,7 +28,7 @@ MODERATION = re.compile(
     | nudity | (?:explicit|adult)[ ]content | harmful | offensive[ ]content | self-harm | hate[ ]speech
     | sensitive[ _]?(?:words?|content|info\w*|topic|material|prompt) | new_sensitive | \b(?:is|as)[ ]sensitive
     | illegal_?detected | \bflagged\b | banned[ _](?:prompt|word) | blocked[ _]word | forbidden[ _]word | \bblocklist\b
-    | disallowed[ ](?:content|prompt|word)
+    | disallowed[ ](?:content|prompt|word) | illegal[ ]content | not[ ]compliant | public[ ]figures
     | content[ _]audit | audit_?(?:submit_?)?illegal | audit[ _](?:fail|reject|block|not)
     | (?:did|does|has)[ ]not[ ]pass [^.!?]{0,20} (?:audit|review|check)
     | (?<![a-z])content [^.!?]{0,20} (?:not[ ](?:allowed|permitted)|disallowed|illegal|blocked)
@@ -38,7 +38,7 @@ MODERATION = re.compile(
     | 敏感 | 违规 | 違規 | 违反 | 違反 | 违禁 | 不合规 | 不当(?:内容|信息) | 不适当 | 色情 | 涉黄 | 涉政
     | 内容(?:审核|安全|政策) | 不符合[^。！？]{0,12}(?:安全|规范|政策|规定|准则)
     | 合规问题 | 未通过\S{0,4}审核 | 审核(?:未|不|失败|拒绝) | 安全(?:审核|系统|策略) | 触发了?安全 | 涉嫌
-    | 违法 | 不良信息 | 涉及版权 | 风控 | 侵权 | 使用政策 | 拒绝生成
+    | 违法 | 不良(?:信息|内容) | 被拦截 | 禁止生成 | 涉及版权 | 风控 | 侵权 | 使用政策 | 拒绝生成
     | ポリシー | 不適切 | センシティブ | 利用規約 | 정책 | 부적절 | 유해
     | inapropiad | inapropriad | inadequad | pol[ií]ticas?[ ]de | politiques?[ ]d | inappropri[ée]
     | richtlinie | unangemessen

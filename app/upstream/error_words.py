@@ -78,7 +78,7 @@ CLOSED_ACCOUNT = _any_of(
 #: What an account is counted in, and that nothing of it is left.
 _MEANS = (
     r"\b(?:credits?|balance|funds|points|coins|quota|api tokens)\b"
-    r"|余额|餘額|额度|額度|积分|積分|点数|點數|资源包|(?:生成|生图|绘图|绘画|使用|免费|剩余)次数"
+    r"|余额|餘額|额度|額度|积分|積分|点数|點數|资源包|流量包|套餐|算力值|次数"
     r"|クレジット|残高|ポイント|잔액|크레딧|포인트"
     r"|\b(?:saldo|fondos|cr[ée]ditos?|solde|cr[ée]dits|guthaben|credito|tegoed)\b"
     r"|\bбаланс|\bсредств|\bкредит|\bkredit|\bbakiye|số dư"
@@ -120,6 +120,11 @@ CREDIT = _any_of(
     r"\bbudget[_ ](?:has been |is )?exceeded",
     r"key limit exceeded",
     r"pre_consume_token_quota",
+    r"\b(?:0|zero) (?:credits?|balance)\b|\bbalance(?: is)?:? (?:0|zero)\b",
+    r"\bno (?:more )?generations? (?:left|remaining)\b",
+    r"\b(?:top[ -]?up|recharge) (?:your|the|at|first|now|to)\b|\bplease (?:top[ -]?up|recharge)\b",
+    r"\bupgrade (?:your (?:plan|account|subscription)|to (?:a )?(?:pro|plus|paid|premium)\b)",
+    r"\bbilling is not\b",
     r"quota (?:is )?(?:exhausted|not enough)",
     r"\b(?:no|out of) (?:\w{1,12} ){0,3}quota\b",
     r"\bfree[_ ]?(?:tier|trial|quota)\b[^.!?]{0,40}(?:exhausted|used up|expired|ended)",
@@ -127,10 +132,10 @@ CREDIT = _any_of(
     r"\b(?:paid|higher|premium) (?:plan|tier)\b",
     r"\b(?:your|current|subscription) plan does(?: not|n't) include\b",
     r"\bplan is not enabled\b",
-    r"\b(?:credits?|subscription|trial)\b[^.!?]{0,20}\bexpired",
+    r"\b(?:credits?|subscription|trial)\b[^.!?]{0,20}\b(?:expired|ended)\b|\bplan (?:has |is )?(?:expired|ended)\b",
     r"\b(?:no (?:active )?|requires? an? )subscription\b",
     r"欠费|余额|充值",
-    r"(?:套餐|订阅)\S{0,6}(?:过期|到期)",
+    r"(?:套餐|订阅|会员)\S{0,6}(?:过期|到期)|未购买",
     r"升级\S{0,4}套餐",
 )
 #: The same, unless a `WINDOW` is named: vendors write these words also where only a minute's limit is reached.
@@ -162,7 +167,8 @@ MODEL_CODE = _any_of(
 )
 MODEL = _any_of(
     rf"(?:model|endpoint|deployment|模型)\b[^.!?\n]{{0,100}}"
-    rf"(?:{_MISSING}|no longer|deprecated|retired|end of its life|not available|not enabled)",
+    rf"(?:{_MISSING}|no longer|deprecated|retired|been removed|end of its life|not available|not enabled|not deployed)",
+    r"\bmodel is (?:\w{1,12}ly )?unavailable\b|\bengine (?:is |was )?not found",
     r"\b(?:unknown|invalid|unsupported|unavailable|incorrect|wrong|no such|not supported|not a valid) model\b",
     r"\bmodel (?:id|name|identifier) is (?:invalid|incorrect|wrong|unknown)",
     r"model\s\S{1,80}\s(?:is )?not supported",
@@ -191,7 +197,8 @@ MODEL = _any_of(
     r"data policy",
     r"无权(?:访问|使用).{0,6}模型",
     r"模型[^。！？\n]{0,40}(?:下线|下架|弃用|停用|禁用)",
-    r"模型(?:不存在|不在|未开通|不支持)|模型(?:仅|只)支持[^。！？\n]{0,60}(?:接口|端点)",
+    r"模型\S{0,4}(?:不存在|不在|未找到|未开通|未启用|未部署|不可用|维护)|模型名?称?错误|(?:无|没有|找不到)[此该这]?模型",
+    r"模型不支持(?!\S{0,4}(?:尺寸|分辨率|大小|比例|参数|格式|质量|数量))|模型(?:仅|只)支持[^。！？\n]{0,60}(?:接口|端点)",
     r"未开通.{0,6}模型",
     r"不(?:存在|支持)的?.{0,10}模型",
     _near(
@@ -253,7 +260,8 @@ KEY = _any_of(
     r"(?:authentication|authorization)[_ ]?(?:error|failed|failure|required|fails)",
     r"\bauthfailure\b",
     r"\bunauthenticated\b|not authenticated",
-    r"\blog-?in (?:fail|error|expired)",
+    r"\blog-?in (?:fail|error|expired|required)|\b(?:please|must|not) (?:be )?log(?:ged)?[ -]?in\b",
+    r"\b(?:session|cookie) (?:is |has )?(?:expired|invalid)|\b(?:invalid|expired) (?:session|cookie)\b",
     r"\b(?:missing|invalid|no|bad) (?:auth|authentication|authorization|credential)",
     r"\binvalid (?:access |auth |bearer )?token\b(?! (?:at|near|in|count))",
     r"\btoken[_ ](?:is |has (?:been )?)?(?:expired|revoked|invalidated)",
@@ -265,23 +273,26 @@ KEY = _any_of(
     r"unregistered callers",
     r"无效的令牌|令牌(?:无效|已|状态)",
     r"(?:token|key)\s?(?:无效|已过期|已?失效|错误|不存在)",
-    r"身份验证|鉴权|认证失败|密钥|封禁",
-    r"登录\S{0,2}(?:失效|过期)|重新登录",
+    r"身份验证|鉴权|认证失败|授权\S{0,2}(?:失败|过期|失效)|密钥|封禁",
+    r"登录\S{0,2}(?:失效|过期)|重新登录|请先?登录|未登录",
     r"签名(?:错误|不匹配|无效)",
     _near(
         r"\bapi[ -]?(?:schlüssel|ключ|キー|키)|\b(?:clé|(?:clave|chave)(?: de)?|chiave|ключ) api\b|khóa api",
         r"\bung(?:ü|ue)ltig|\binv[aá]lid|\bno v[aá]lid|\bnon valid|\bневерн|\bнедейств|無効|유효하지|không hợp lệ",
     ),
 )
-#: What a 403 is about if it is about the key, and not about what the client asked: a key by its name, or what an
-#: account may do.
+#: What a 403 is about if it is about the key, and not about what the client asked: a key or an account by its name, or
+#: what an account may do.
 KEY_IN_403 = _any_of(
     r"\bapi[ _-]?keys?(?:\b|_)",
     r"\bcredentials?\b",
-    r"\b(?:this|your) (?:key|token)\b",
+    r"\b(?:this|your|unknown|invalid) (?:key|token|license)\b",
+    r"\bkey (?:is |was )?(?:not found|disabled|invalid|expired)",
+    r"\baccount\b|账号|账户|帐号|用户不存在|密码",
+    r"cookie",
     r"\bsecurity token\b",
     r"\bip\b[^!?\n]{0,60}\b(?:allow|white)[ -]?list",
-    r"\bnot authori[sz]ed\b",
+    r"\b(?:not |un)authori[sz]ed\b",
     r"\bpermission[_ ](?:error|(?:\S{1,80} )?denied)",
     r"\b(?:no|not have|insufficient|sufficient|missing|lacks?) (?:\w{1,12} )?permissions?\b|\bpermission is required\b",
     r"\bmissing[_ ]scopes?\b",
@@ -304,7 +315,8 @@ KEY_IN_403 = _any_of(
 
 #: What a limit may count that another time will not exceed: not the size of a request.
 _COUNTED = (
-    r"\b(?:requests?|api|calls?|jobs?|tasks?|generations?|quota|qps|[rt]p[msd]|rate|daily|hourly|usage|concurren\w{1,8})\b"
+    r"(?<!frame )\b"
+    r"(?:requests?|api|calls?|jobs?|tasks?|generations?|quota|qps|[rt]p[msd]|rate|daily|hourly|usage|concurren\w{1,8})\b"
     r"(?: (?:rate|request|usage|image|generation|job|task|count|use)){0,2}"
 )
 #: Too many requests of this server's account.
@@ -320,10 +332,15 @@ RATE = _any_of(
     r"request_?limit_?exceed",
     r"\bthrottl",
     r"too many requests",
-    r"too many (?:\w{1,12} ){0,2}(?:requests|tasks|jobs|calls|generations)",
+    r"too many (?:\w{1,12} ){0,2}(?:requests|tasks|jobs|calls|generations|messages)",
+    r"\b(?:weekly|monthly|[0-9]{1,2}-hour|creation|free) (?:usage |free )?limit\b|\b(?:usage|message) cap\b",
+    r"\b(?:images|generations|requests|times) per (?:minute|hour|day|week|month)\b",
+    r"(?<!frame )\b(?:rate|qps) exceeded\b|\brate[ _-]limits\b|\bfrequency (?:is )?(?:exceeded|too high)",
+    r"^please slow down|\bplease wait [0-9]{1,4} (?:s\b|sec|min)|\bcool(?:ing)?[ -]?down\b",
+    r"\banother (?:generation|task|job|request) is (?:already )?(?:in progress|running)",
     r"number of requests\b[^.!?]{0,20}exceed",
     r"\brequests?\b[^.!?]{0,20}\btoo (?:frequent|quick|fast|often)",
-    r"concurren\w{1,8}\b[^.!?]{0,30}(?:limit|exceed)",
+    r"concurren\w{1,8}\b[^.!?]{0,30}(?:limit|exceed|reached)",
     r"maximum (?:number of )?concurren",
     r"\bparallel requests\b",
     r"\bqueue (?:is |has been )?full\b",
@@ -348,12 +365,13 @@ OVERLOAD = _any_of(
     r"server_?(?:is_)?overloaded|overloaded_error|slow_down",
     r"\boverloaded\b|\b(?:server|system|service) overload\b",
     r"\bload is saturated\b",
-    r"\b(?:experiencing|due to|under) (?:\w{1,12} )?high (?:demand|traffic|load)\b",
-    r"(?:at|over) capacity|\bcapacity exceeded\b",
+    r"\b(?:experiencing|due to|under) (?:\w{1,12} )?high (?:demand|traffic)\b|\bhigh load\b",
+    r"\b(?:at|over|out of|insufficient) capacity\b|\bcapacity exceeded\b",
+    r"\bno gpus? (?:is |are )?available|\btoo many users\b|\bqueue is too long\b|\bwarming up\b",
     r"\b(?:servers?|service|system|engine|model|gpus?|workers?|accounts?) (?:(?:is|are) )?(?:\w{1,12} )?busy\b",
     r"\bno (?:available|free|healthy) (?:\w{1,12} )?(?:gpu|worker|account|instance|deployment)",
     r"繁忙|拥挤|擁擠|饱和|飽和|(?:服务|系统)忙|算力不足",
-    r"负载(?:较高|过高)|访问量(?:过|太)大|人数(?:过|太|较)多",
+    r"负载(?:较高|过高)|压力(?:较|过|太)大|资源(?:不足(?!以)|紧张)|访问量(?:过|太)大|人数(?:过|太|较)多",
     r"排队(?:人数)?(?:过|太|较)多",
     r"无可用(?:的)?(?:账号|帐号)",
     r"混雑|혼잡",
