@@ -128,7 +128,7 @@ def _candidate(
     if (
         is_unrelated(mention.before, mention.label)
         or is_unrelated_key(mention.key)
-        or text.is_skipped(mention.url)
+        or text.is_skipped(mention)
         or (is_example and not is_shown)
     ):
         rejection = "the words around it say that it is not the result"

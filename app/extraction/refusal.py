@@ -36,6 +36,13 @@ _REFUSAL = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 
+#: Names of rules among these words.
+_RULE = re.compile(
+    r"copyright|urheberrecht|авторск|derechos|direitos|版[权權]|著作権|저작권|polic|polít|politi|guideline|standard"
+    r"|richtlinie|retningslinje|irányelv|sisältökäytän|inhoudsbeleid|מדיניות|政策|ポリシー|利用規約|정책",
+    re.IGNORECASE,
+)
+
 #: Hosts that belong to nobody: RFC 2606.
 _RESERVED_HOST = re.compile(
     r"https?://(?:[^/?#@]*[.])?(?:example\.(?:com|net|org)|example|invalid|test)(?::[0-9]*)?(?:[/?#]|$)", re.IGNORECASE
@@ -54,12 +61,15 @@ def is_refusal(reply: ChatReply) -> bool:
 
 
 def declines(reply: ChatReply, client: ClientTexts) -> bool:
-    """Check for a refusal in words that are not the prompt's, which asks for no image that is commonly a decoration."""
+    """Check for a refusal in words that are not the prompt's, which asks for no image that is commonly a decoration.
+
+    The names of rules are not enough: "Mind the copyright" may stand below a result.
+    """
     if client.contains(DECORATION_WORDS) or client.contains(INPUT_WORDS):
         return False
     if reply.refusal or any(reason.is_refusal for reason in find_reasons(reply).reasons):
         return True
-    found = _REFUSAL.finditer(visible_text(reply)[:_MAX_SEARCHED])
+    found = [match for match in _REFUSAL.finditer(visible_text(reply)[:_MAX_SEARCHED]) if not _RULE.search(match[0])]
     return any(not client.contains(re.compile(re.escape(match[0]), re.IGNORECASE)) for match in found)
 
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import orjson
 
 from app.extraction.base64_runs import MARK, Base64Run, extract_base64, resolve_run, strip_base64
-from app.extraction.mentions import UrlMention, find_mentions, note_conversions, note_open_end
+from app.extraction.mentions import IMAGE_MARKUP, UrlMention, find_mentions, note_conversions, note_open_end
 from app.extraction.relative_links import may_have_path, paths_in
 from app.extraction.slices import search_in_slices
 from app.extraction.structured import NO_JSON, JsonWalker, walk_json
@@ -150,9 +150,11 @@ class ReplyText:
             return True
         return mention.is_open and self.end is TextEnd.CUT and not has_image_ending(mention.url)
 
-    def is_skipped(self, url: str) -> bool:
+    def is_skipped(self, mention: UrlMention) -> bool:
         """Check for a URL that stands in JSON between words, where its key says that it is no result."""
-        return bool(self.embedded_json.skipped) and url in self._skipped
+        if not self.embedded_json.skipped or mention.kind in IMAGE_MARKUP or mention.url not in self._skipped:
+            return False
+        return self.visible.find("{") < mention.start < self.visible.rfind("}")
 
     @cached_property
     def _skipped(self) -> str:

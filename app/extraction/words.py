@@ -172,9 +172,11 @@ UNRELATED_WORDS = re.compile(
     r"|\b(?:sources?|ref(?:erence)?s?|citations?|quellen?|fuentes?|fonti?|fontes?|bronn?en?|źródł[oa]|kaynak|sumber|nguồn|источники?)"
     r"\s?[:：]|搜索结果|搜尋結果|(?:来源|來源|出典|출처|المصدر|स्रोत|ที่มา)\s?[:：]"
     # Links that an upstream could not read are those of the client.
-    r"|(?:fail(?:ed|ure)? to|unable to|could(?: not|n't|n’t)|can(?:not|'t|’t)|error(?: while)?) "
-    r"(?:download|fetch|access|open|retriev|read|process|decod|pars|edit)\w*(?: \w+){0,4}:? *$"
-    r"|无法(?:下载|读取|访问|处理|解析|识别|获取)[^，。；,;]{0,12}$"
+    r"|^(?:(?!\b(?:if|when|should|falls)\b|如|若).)*?"
+    r"(?:(?:fail(?:ed|ure)? to|unable to|could(?: not|n't|n’t)|can(?:not|'t|’t)|error(?: while)?)"
+    r" (?:download|fetch|retriev|read|process|decod|pars|edit)\w*(?: \w+){0,4}:? *$"
+    r"|无法(?:下载|读取|访问|处理|解析|识别|获取)(?:您|你|该|此)?(?:上传|提供|输入|参考)?的?"
+    r"(?:图片?|图像|照片|链接|文件|地址)?[:： ]*$)"
     r"|出处|參考資料|参考资料|参考链接|扫码|加群|交流群|关注.{0,8}公众号",
     re.IGNORECASE,
 )

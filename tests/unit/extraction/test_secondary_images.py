@@ -62,6 +62,8 @@ KEYS = [
 MARKUP = [
     Case("the input of a call in JSON between words", f'Called: {{"tool": "edit", "input": {{"image": "{A}"}}}} - see there', []),
     Case("a prompt with a link in JSON between words", f'Done: ```json\n{{"prompt": "a fox like {A}"}}\n```', []),
+    Case("a result that is in a history too", f'![fox]({A})\n\nDebug: {{"history": [{{"url": "{A}"}}]}} .', [A]),
+    Case("a link that is in a history too", f'Result: {A}\nDebug: {{"history": [{{"url": "{A}"}}]}} .', [A]),
     Case("a result in JSON between words", f'Done: {{"input": {{"image": "{A}"}}, "text": "it is {B}"}} - see there', [B]),
     Case("a photo of a model that cannot paint", "![fox](https://images.unsplash.com/photo-15?w=800&q=80)", []),
     Case("a photo without a host below", f"![fox](https://picsum.photos/seed/fox/1024.jpg)\n{A}", [A]),
@@ -135,6 +137,10 @@ STANDINGS = [
     Case("the image, beside an example", f"For example {B}\n[![fox]({A})](https://gallery.example.org/1)", [A]),
     Case("a link that could not be read", f"Could not download {A} (403 Forbidden)", []),
     Case("a link that could not be read, in Chinese", f"无法处理您上传的图片 {A}，格式不支持", []),
+    Case("a link for those who cannot get it", f"If you cannot download the image: {A}", [A]),
+    Case("a link for those who cannot get it, in Chinese", f"如无法访问图片：{A}", [A]),
+    Case("a link to click", f"无法访问请点击 {A}", [A]),
+    Case("a link that could not be read, before a sentence", f"Error while downloading {A}.", []),
     Case("a link that may not open", f"If you cannot open the page, use this: {A}", [A]),
 ]  # fmt: skip
 NO = "Sorry, I can't help with that request."
@@ -149,6 +155,7 @@ REFUSALS = [
     Case("an avatar, and the reason to stop", {"content": f"![avatar]({LOGO})", "native_finish_reason": "SAFETY"}, []),
     Case("a preview in a refusal", f"![preview]({A})\nIt violates our policies.", [A]),
     Case("a result with words of a refusal", f"![fox]({A})\nUse must not violate our policies.", [A]),
+    Case("a logo above rules", f"![logo]({LOGO})\n请注意版权。 Mind our content policy.", [LOGO]),
     Case("a logo without a refusal", f"![logo]({LOGO})", [LOGO]),
 ]
 CASES = [*MARKS, *FLAGS, *KEYS, *MARKUP, *STANDINGS, *REFUSALS]
@@ -166,11 +173,11 @@ def test_only_the_results_are_found(case: Case) -> None:
     [
         ("a fox", []),
         ("a logo for a shop", [LOGO]),
-        ("the sign of copyright", [LOGO]),
+        ("a sign that violates physics", [LOGO]),
     ],
 )
 def test_words_of_the_prompt_make_no_refusal_of_a_reply(prompt: str, found: list[str]) -> None:
-    body = {"choices": [{"message": {"content": f"Mind the copyright. ![logo]({LOGO})"}}]}
+    body = {"choices": [{"message": {"content": f"It violates a trademark. ![logo]({LOGO})"}}]}
     assert [image.url for image in find_images(read_reply(orjson.dumps(body)), [prompt])] == found
 
 
