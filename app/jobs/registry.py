@@ -83,6 +83,8 @@ class JobRegistry:
         self.unserved = UnservedRequests(ttl=self._delivered_ttl, max_groups=max_retained, now=now)
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
+    # Index jobs.
+
     def lock(self, key: JobKey) -> asyncio.Lock:
         """Return the lock to hold from looking for a job until one is added.
 
@@ -118,6 +120,8 @@ class JobRegistry:
         del jobs[job.id]
         if not jobs:
             del self._joinable[job.key.group, joining]
+
+    # Find jobs.
 
     def find_joinable(self, key: JobKey) -> Job | None:
         """Return the job that this request joins: one that no client waits for, or else what a retry may join.
@@ -161,6 +165,8 @@ class JobRegistry:
     def active(self) -> list[Job]:
         """Return the jobs whose run has not ended, in order of arrival."""
         return [job for job in self._by_id.values() if not job.run.is_done]
+
+    # Retain and drop jobs.
 
     def retain_or_drop(self, job: Job) -> None:
         """Keep a finished job that has no readers if a client may come back for it, otherwise drop it."""

@@ -127,6 +127,8 @@ class ImageService:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     settlements: set[asyncio.Task[None]] = field(default_factory=set)
 
+    # Join a job or start one.
+
     async def submit(self, submission: Submission) -> JobReader:
         """Join or start the job of a request, and return a reader of it.
 
@@ -149,6 +151,13 @@ class ImageService:
             submission.spool.close()
             raise
 
+    async def _let_clients_leave(self, key: JobKey) -> None:
+        """Let the event loop notice clients of equal jobs that have hung up just before this request came."""
+        for _ in range(_TURNS_TO_LEAVE):
+            if not self.registry.all_seem_read(key):
+                return
+            await asyncio.sleep(0)
+
     async def _join_or_start(self, key: JobKey, request: ImagesRequest, submission: Submission) -> JobReader:
         """Return a reader of an existing job, or of a new one that has been started.
 
@@ -156,6 +165,8 @@ class ImageService:
         which job is joined, because only the table knows whether a client of another replica waits for it.
         """
         table = self.sharing.job_table
+        # Under a key every request may join what is here. A replica that drains joins nothing else, and one that is
+        # alone has no table to ask.
         if self.is_draining or key.key is not None or table.is_alone:
             job = await self._joinable_here(key)
             if self.is_draining and (job is None or job.restarts_on_join):
@@ -179,13 +190,6 @@ class ImageService:
             return reader
         grant = Grant() if joined_id is not None else await self._charge(request, key, submission)
         return self._add_job(joined_id, grant, key, request, submission)
-
-    async def _let_clients_leave(self, key: JobKey) -> None:
-        """Let the event loop notice clients of equal jobs that have hung up just before this request came."""
-        for _ in range(_TURNS_TO_LEAVE):
-            if not self.registry.all_seem_read(key):
-                return
-            await asyncio.sleep(0)
 
     async def _joinable_here(self, key: JobKey) -> Job | None:
         """Return the job of this replica that a request joins.
@@ -212,6 +216,17 @@ class ImageService:
             await job.run.wait_done()
         return None if job is None or job.has_ended_following else job
 
+    def _join(self, job: Job, request: ImagesRequest, submission: Submission) -> JobReader:
+        """Return a reader of an existing job, which is run once more if that costs nothing and brings the result."""
+        job.has_receipt = job.has_receipt or submission.is_async
+        if job.restarts_on_join:
+            job.restart(request, submission.spool, JobRun(JobTelemetry(submission.usage.trace)))
+            return self._start(job, submission)
+        # The job already holds the same input images.
+        submission.spool.close()
+        submission.usage.attach(job)
+        return self._reader(job, submission)
+
     async def _charge(self, request: ImagesRequest, key: JobKey, submission: Submission) -> Grant:
         """Charge a new job, and return what it may spend and what the client key has left."""
         self.registry.unserved.note_new_job(key)
@@ -228,10 +243,10 @@ class ImageService:
             raise
 
     async def _reserve_and_charge(self, request: ImagesRequest, caller: Caller) -> Grant:
-        """Reserve the price first: a request that is refused by any limit counts for none."""
+        """Reserve the price and count the request; one that any limit refuses counts for none."""
         client_key, budgets = caller.key, self.limits.budgets
-        has_budget = client_key is not None and client_key.monthly_cost is not None
         only = None if client_key is None else client_key.upstream
+        has_budget = _has_budget(client_key)
         price = request.n * self.backends.pool.highest_price(request, only) if has_budget else Decimal(0)
         grant = await budgets.reserve(client_key, price)
         try:
@@ -264,34 +279,17 @@ class ImageService:
         self.registry.add(job)
         return reader
 
-    def _join(self, job: Job, request: ImagesRequest, submission: Submission) -> JobReader:
-        """Return a reader of an existing job, which is run once more if that costs nothing and brings the result."""
-        job.has_receipt = job.has_receipt or submission.is_async
-        if job.restarts_on_join:
-            job.restart(request, submission.spool, JobRun(JobTelemetry(submission.usage.trace)))
-            return self._start(job, submission)
-        # The job already holds the same input images.
-        submission.spool.close()
-        submission.usage.attach(job)
-        return self._reader(job, submission)
-
-    def _reader(self, job: Job, submission: Submission) -> JobReader:
-        # Counted before the next `await`: an equal request must not take the client for one that has left. A client
-        # that does not wait is no reader.
-        if not submission.is_async:
-            job.run.add_reader()
-        return JobReader(job, job.run, self.sharing)
+    # Run it.
 
     def _start(self, job: Job, submission: Submission) -> JobReader:
-        """Start the present run of a job. When it ends, `on_done` is called in the order that is written here."""
+        """Start the present run of a job, and return a reader of it."""
         run, usage = job.run, submission.usage
         reader = self._reader(job, submission)
         work = partial(self._follow_remote if job.is_remote else self._run, job, submission)
         client_key = submission.caller.key
-        has_budget = client_key is not None and client_key.monthly_cost is not None
         task = run.start(
-            partial(self._run_and_settle, work, run, client_key) if has_budget else work,
-            # No closures: each takes 0.2 KiB, for as long as the run waits for its upstream.
+            partial(self._run_and_settle, work, run, client_key) if _has_budget(client_key) else work,
+            # Called in this order. No closures: each takes 0.2 KiB, for as long as the run waits for its upstream.
             on_done=[self.tasks.discard, partial(self._end, run, usage, client_key)],
             on_unread=partial(self.sharing.on_unread, job),
         )
@@ -303,9 +301,12 @@ class ImageService:
             self.sharing.job_table.track(job)
         return reader
 
-    def _end(self, run: JobRun, usage: UsageRecord, client_key: ClientKey | None, _: asyncio.Task[None]) -> None:
-        usage.end_run(run)
-        self._settle_unstarted(run, client_key)
+    def _reader(self, job: Job, submission: Submission) -> JobReader:
+        # Counted before the next `await`: an equal request must not take the client for one that has left. A client
+        # that does not wait is no reader.
+        if not submission.is_async:
+            job.run.add_reader()
+        return JobReader(job, job.run, self.sharing)
 
     async def _run_and_settle(
         self, work: Callable[[Emit], Awaitable[None]], run: JobRun, client_key: ClientKey | None, emit: Emit
@@ -315,6 +316,10 @@ class ImageService:
             await work(emit)
         finally:
             await self._settle(run, client_key)
+
+    def _end(self, run: JobRun, usage: UsageRecord, client_key: ClientKey | None, _: asyncio.Task[None]) -> None:
+        usage.end_run(run)
+        self._settle_unstarted(run, client_key)
 
     async def _settle(self, run: JobRun, client_key: ClientKey | None) -> None:
         reservation, run.telemetry.reservation = run.telemetry.reservation, None
@@ -363,6 +368,8 @@ class ImageService:
                         raise ServiceUnavailable(SHUTTING_DOWN) from None
                     run.interrupt()
                     raise ServiceUnavailable(_INTERRUPTED, headers={"x-should-retry": "false"}) from None
+
+    # Serve a client that comes back with the id of a job.
 
     async def view(self, job_id: str, caller: Caller, spool: Spool) -> JobView:
         """Return the state of a job. May be called as often as wanted. Takes the spool over.
@@ -432,6 +439,8 @@ class ImageService:
             job.run.cancel()
             await job.run.wait_done()
 
+    # Stop.
+
     async def drain(self, grace: float) -> None:
         """Accept no new jobs, let runs finish within `grace` seconds, and end the rest with an error."""
         self.is_draining = True
@@ -443,6 +452,10 @@ class ImageService:
             await asyncio.gather(*late, return_exceptions=True)
         await asyncio.gather(*self.settlements, return_exceptions=True)
         await self.sharing.drain(grace)
+
+
+def _has_budget(client_key: ClientKey | None) -> bool:
+    return client_key is not None and client_key.monthly_cost is not None
 
 
 def _key_of(submission: Submission, request: ImagesRequest) -> JobKey:

@@ -73,6 +73,8 @@ class JobSharing:
     def __post_init__(self) -> None:
         self.registry.on_drop = self._on_drop
 
+    # Follow a job of another replica.
+
     async def await_remote(self, job: Job) -> GenerationResult | None:
         """Wait for the result of a job of another replica.
 
@@ -106,6 +108,8 @@ class JobSharing:
             job.paid_failures.clear()
             await self.job_table.sleep_until_poll()
         return None
+
+    # Serve a client that comes back with the id of a job.
 
     async def load_remote(self, job_id: str, caller: str, spool: Spool) -> "RemoteJob":
         """Return the state of a job that this replica does not know. That its replica has died is an outcome, too.
@@ -162,6 +166,8 @@ class JobSharing:
         if may_exist or answer is TableAnswer.SETTLING:
             return ServiceUnavailable(_NOT_FOUND_YET, headers={"retry-after": "5"})
         return NotFound("This result does not exist or has expired.", code="result_not_found")
+
+    # Publish what becomes of a job of this replica.
 
     def on_reader_left(self, job: Job) -> None:
         """Publish that a reader has left before the end of the run."""
@@ -260,6 +266,8 @@ class JobSharing:
             self.job_table.untrack(job)
             if not self.is_draining:
                 self.background.start(self.job_table.abandon(job))
+
+    # Give heartbeats, and stop.
 
     async def heartbeat_loop(self) -> None:
         """Give heartbeats for ever, and publish outcomes that Redis could not take when they were ready."""
