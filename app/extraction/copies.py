@@ -56,6 +56,8 @@ _DIGITS = re.compile(r"[0-9]+")
 _AREA = re.compile(r"([0-9]{2,5})\s?[x×✕*]\s?([0-9]{2,5})", re.IGNORECASE)
 _LABEL_NUMBER = re.compile(rf"([0-9]{{1,5}})\s?(k|px|pixels?|p|w)\b|\b({_COMMON})\b", re.IGNORECASE)
 
+_FORMATS = ("png", "webp", "avif", "jpeg", "jpg")
+_FORMAT = re.compile(rf"[\s*_#>|-]*({'|'.join(_FORMATS)})[\s*_:：]*", re.IGNORECASE)
 _ORDINAL = re.compile(r"[\s#№(]{1,3}([1-9][0-9]?)[\s:：).\]-]{0,4}$")
 #: Words that a label of a size may have beside the size.
 _FILLERS = re.compile(
@@ -76,6 +78,9 @@ class Copy:
 def read_copy(url: str, words: str, label: str) -> Copy:
     """Return which image the URL is a copy of, and how large."""
     for text in (label, words):
+        if file_format := _FORMAT.fullmatch(text[:_MAX_LABEL]):
+            # One file in several formats, of which the first in `_FORMATS` has lost least.
+            return Copy(f"{_copy_by_url(url).name}.", UNNAMED - _FORMATS.index(file_format[1].lower()))
         # "Thumbnail 2": of several images, each has copies.
         number = _ORDINAL.search(text[:_MAX_LABEL])
         if edge := edge_of_label(text) or (edge_of_label(text[: number.start()]) if number else 0):
