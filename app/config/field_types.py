@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, FilePath, SecretStr, TypeAdapter
@@ -99,10 +99,11 @@ def _check_base_url(value: str) -> str:
 #: The endpoint that Limner itself adds to the address of an upstream.
 _CHAT_ENDPOINT = "/chat/completions"
 
-#: Other endpoints with which an address is copied from documentation. None of them answers chat requests. `/models` is
-#: not one of them: the addresses of Azure's model inference end in it.
+#: Other endpoints with which an address is copied from documentation. None of them answers chat requests. `/models`
+#: alone is not one of them: the addresses of Azure's model inference end in it.
 _OTHER_ENDPOINT = re.compile(
-    r"/(responses|completions|messages|embeddings|images/[a-z]+|[^/]*:(stream)?generatecontent)$", re.IGNORECASE
+    r"/(responses|completions|messages|embeddings|v[0-9]+/models|images/[a-z]+|[^/]*:(stream)?generatecontent)$",
+    re.IGNORECASE,
 )
 
 
@@ -251,6 +252,8 @@ def _check_long_secret(value: SecretStr) -> SecretStr:
 def _check_client_key(value: SecretStr) -> SecretStr:
     if re.fullmatch(r"(?i:sha256):(?![0-9a-f]{64}$).*", value.get_secret_value()):
         raise PydanticCustomError("digest", "a key, or sha256: and the 64 hexadecimal digits of its SHA-256")
+    if ";" in value.get_secret_value():
+        raise PydanticCustomError("separator", "keys separated by commas or line breaks, not by semicolons")
     return _check_header_secret(value)
 
 
@@ -307,6 +310,10 @@ HostList = Annotated[tuple[Annotated[str, AfterValidator(_check_host)], ...], No
 OriginList = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(split_list)]
 #: Goes before the words that a setting may have.
 IN_LOWER_CASE = BeforeValidator(lower_case)
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    BeforeValidator(lambda value: "warning" if lower_case(value) == "warn" else lower_case(value)),
+]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False), BeforeValidator(parse_seconds)]
 SecondsOrNever = Annotated[float, Field(ge=0, le=86_400), BeforeValidator(parse_seconds)]
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000)]

@@ -24,6 +24,7 @@ from app.config.field_types import (
     HostList,
     LedgerFile,
     ListenHost,
+    LogLevel,
     LongSecret,
     ModelName,
     ModelNameList,
@@ -357,9 +358,7 @@ class Settings(BaseSettings):
     log_format: Annotated[Literal["auto", "console", "json"], IN_LOWER_CASE] = Field(
         "auto", description="`auto`: readable on a terminal, one JSON object a line elsewhere."
     )
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], IN_LOWER_CASE] = Field(
-        "info", description="The lowest level that is logged."
-    )
+    log_level: LogLevel = Field("info", description="The lowest level that is logged.")
     log_prompts: bool = Field(False, description="Also write prompts into the log and the ledger.")
     ledger: LedgerFile | None = Field(None, description="A file for one JSON line per request; `-`: standard output.")
     metrics: bool = Field(True, description="Whether Prometheus, or anyone without a key, may read `/metrics`.")

@@ -18,6 +18,7 @@ from app.config.field_types import (
     HeaderSecretFile,
     LedgerFile,
     ListenHost,
+    LogLevel,
     ModelNameList,
     OriginList,
     OtlpEndpoint,
@@ -91,6 +92,8 @@ READ = [
     Case("any origin", OriginList, "*", ("*",)),
     Case("origins as browsers write them", OriginList, "https://A.example/, http://b.example:80,https://c.example:8443", ("https://a.example", "http://b.example", "https://c.example:8443")),
     Case("origins of pages without a host of their own", OriginList, "null,app://obsidian.md,chrome-extension://abc", ("null", "app://obsidian.md", "chrome-extension://abc")),
+    Case("a level by its short name", LogLevel, "WARN", "warning"),
+    Case("a level in capitals", LogLevel, "INFO", "info"),
     Case("a ledger that does not exist yet", LedgerFile, "/tmp/ledger.jsonl", Path("/tmp/ledger.jsonl")),
     Case("a ledger on standard output", LedgerFile, "-", STANDARD_OUTPUT),
     Case("a collector", OtlpEndpoint, "http://127.0.0.1:4318/", "http://127.0.0.1:4318"),
@@ -171,7 +174,7 @@ def test_wrong_values_are_refused(name: str, kind: Any, value: str) -> None:
         TypeAdapter(kind).validate_python(value)
 
 
-@pytest.mark.parametrize("url", ["https://h/v1/responses", "https://h/v1/images/generations/", "https://h/v1/completions", "https://h/v1/messages", "https://h/v1beta/models/gemini:generateContent"])  # fmt: skip
+@pytest.mark.parametrize("url", ["https://h/v1/responses", "https://h/v1/models", "https://h/v1/images/generations/", "https://h/v1/completions", "https://h/v1/messages", "https://h/v1beta/models/gemini:generateContent"])  # fmt: skip
 def test_an_address_with_another_endpoint_is_refused_with_the_right_form(url: str) -> None:
     with pytest.raises(
         ValidationError, match=r"the address of the API without /.*, like https://api\.example\.com/v1; "

@@ -51,6 +51,7 @@ BAD = [
     Bad("a size mode that does not exist", {"LIMNER_SIZE": "1024x1024"}, "LIMNER_SIZE: invalid value '1024x1024' (format: native, exact, or exact; fit=contain)"),
     Bad("a key that would add a header", {"LIMNER_UPSTREAM_API_KEY": "sk-1\nx: y"}, "LIMNER_UPSTREAM_API_KEY: invalid value (format: visible ASCII characters without spaces)"),
     Bad("an invalid digest", {"LIMNER_API_KEYS": "sha256:sk-1"}, "LIMNER_API_KEYS: invalid value (format: a key, or sha256: and the 64"),
+    Bad("keys that are separated by semicolons", {"LIMNER_API_KEYS": "sk-1;sk-2"}, "LIMNER_API_KEYS: invalid value (format: keys separated by commas or line breaks, not by semicolons)"),
     Bad("a key file that does not exist", {"LIMNER_UPSTREAM_API_KEY_FILE": "/no/such"}, "LIMNER_UPSTREAM_API_KEY_FILE: invalid value (format: a text file that can be read and is not empty)"),
     Bad("a secret that is too short", {"LIMNER_WEBHOOK_SECRET": "sk-short"}, "LIMNER_WEBHOOK_SECRET: invalid value (format: "),
     Bad("an address in quotation marks", {"LIMNER_UPSTREAM_BASE_URL": '"https://h/v1"'}, "LIMNER_UPSTREAM_BASE_URL: invalid value '\"https://h/v1\"' (format: an http(s) address without user name and query, like https://api.example.com/v1; leave out the quotation marks, which are a part of the value here)"),
