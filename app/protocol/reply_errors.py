@@ -52,7 +52,8 @@ def find_error(document: Mapping[str, Any]) -> ReplyError | None:
 
 
 def _find_error_object(document: Mapping[str, Any]) -> dict[str, Any] | None:
-    if _ERROR_MARKS.isdisjoint(document):
+    is_named = document.get("object") == "error" or document.get("type") == "error"
+    if not is_named and _ERROR_MARKS.isdisjoint(document):
         return None
     for name in _ERROR_PLACES:
         value = document.get(name)
@@ -62,7 +63,8 @@ def _find_error_object(document: Mapping[str, Any]) -> dict[str, Any] | None:
         if isinstance(first, str) and first:
             return {**_error_fields(document), "message": first}
     has_failed = (
-        document.get("error") is True
+        is_named
+        or document.get("error") is True
         or document.get("success", True) in _UNTRUE
         or document.get("ok", True) in _UNTRUE
         or document.get("code") not in _SUCCESS_CODES

@@ -228,6 +228,13 @@ ERRORS = [
     ErrorCase(
         "an error's message in one word", {"errorCode": "429", "errorMessage": "m"}, {"code": "429", "message": "m"}
     ),
+    ErrorCase(
+        "an object that is an error",
+        {"object": "error", "message": "m", "param": None},
+        {"message": "m", "param": None},
+    ),
+    ErrorCase("an event that is an error", {"type": "error", "message": "m"}, {"message": "m", "type": "error"}),
+    ErrorCase("an object that is an error without words", {"object": "error"}, None),
     ErrorCase("a fault", {"fault": {"faultstring": "m"}}, {"faultstring": "m"}),
     ErrorCase("a success of zero", {"success": 0, "msg": "m"}, {"msg": "m"}),
     ErrorCase("a success of false, as text", {"success": "false", "message": "m"}, {"message": "m"}),
