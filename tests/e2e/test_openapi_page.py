@@ -78,7 +78,7 @@ def test_types_are_words_with_their_limits(page: Page) -> None:
     assert described("image_generation", "prompt").endswith("string, at most 32000 characters")
     assert "required" in described("image_generation", "prompt")
     assert described("image_generation", "n").endswith("integer, 1–10")
-    assert described("image_generation", "output_format").endswith("png | jpeg | webp")
+    assert described("image_generation", "output_format").endswith("png | jpeg | webp | jpg")
     assert described("image_generation", "size").endswith("\nstring")
     assert described("image_generation", "Idempotency-Key").startswith("Idempotency-Key\nheader")
     assert described("image_edit", "images[].image_url").endswith("string")
