@@ -19,6 +19,9 @@ from app.extraction.words import (
 
 _Key = TypeVar("_Key", bound=Hashable)
 
+#: Characters of a key that are read.
+_MAX_KEY = 80
+
 #: A word of a key: camelCase, snake_case and kebab-case are all split.
 _KEY_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
 
@@ -106,14 +109,19 @@ _LABEL_WORDS = _KNOWN_WORDS | SECONDARY_KEYS | UNCHANGED_KEYS | CHANGED_KEYS
 _NO_RESULT = SECONDARY_KEYS | FOREIGN_KEYS | UNRELATED_KEYS
 
 
-@lru_cache(1024)
 def words_of(key: str) -> frozenset[str]:
-    """Split a key into lower-case words, each with and without its number at the end.
+    """Split a key into lower-case words, each with and without its number at the end. Only its first part is read.
 
     A word of two known words counts as both of them: "imageurl". A key in another language counts as the English words
     with the same meaning.
     """
-    key = _UNMARKED.sub("", key[:80])
+    return _words_of(key[:_MAX_KEY])
+
+
+# Keys are cut first: upstreams choose them, and what is remembered stays in memory.
+@lru_cache(1024)
+def _words_of(key: str) -> frozenset[str]:
+    key = _UNMARKED.sub("", key)
     words = [word.lower() for word in _KEY_WORD.findall(key)]
     words += [word.rstrip("0123456789") for word in words]
     parts = {part for word in words if word not in _KNOWN_WORDS for part in _split(word)}

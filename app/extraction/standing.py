@@ -116,11 +116,16 @@ def is_name(words: str) -> bool:
     return _NAME.fullmatch(words) is not None
 
 
-@lru_cache(4096)
 def names_result(words: str) -> bool:
     """Check for a name that is one for the result: "Final image:", "Result"."""
     name = words.strip(_AROUND_NAME)
-    return len(name) <= _MAX_NAME and any(pattern.search(name) for pattern in (RESULT_NAMES, CHANGED_WORDS))
+    # A label may have any length, and what is remembered stays in memory.
+    return len(name) <= _MAX_NAME and _is_name_of_result(name)
+
+
+@lru_cache(4096)
+def _is_name_of_result(name: str) -> bool:
+    return any(pattern.search(name) for pattern in (RESULT_NAMES, CHANGED_WORDS))
 
 
 @lru_cache(4096)

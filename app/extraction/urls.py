@@ -5,11 +5,15 @@ Everything here is decided by the characters of the URL; nothing is requested.
 
 import html
 import re
+from collections.abc import Callable
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, wraps
+from typing import TypeVar
 from urllib.parse import unquote
 
 from app.extraction.base64_runs import MARK
+
+_Fact = TypeVar("_Fact")
 
 #: Longer URLs are ignored. Signed URLs of object stores have 1 to 3 KB.
 MAX_URL_LENGTH = 8192
@@ -122,6 +126,20 @@ _OPEN_END = re.compile(
 )
 
 
+def _remember(function: Callable[[str], _Fact]) -> Callable[[str], _Fact]:
+    """Remember what a function returns for the latest URLs, except for those that are ignored for their length.
+
+    JSON has whole images where a URL may stand, and what is remembered stays in memory.
+    """
+    remembering = lru_cache(_REMEMBERED)(function)
+
+    @wraps(function)
+    def recall(url: str) -> _Fact:
+        return remembering(url) if len(url) <= MAX_URL_LENGTH else function(url)
+
+    return recall
+
+
 class UrlKind(Enum):
     """What a URL looks like. The values complete the sentence "it leads to …" of a rejection."""
 
@@ -132,7 +150,7 @@ class UrlKind(Enum):
     UNKNOWN = "anything"
 
 
-@lru_cache(_REMEMBERED)
+@_remember
 def classify_url(url: str) -> UrlKind:
     """Return what the URL most likely leads to, by its file suffix, its query, and the words of its host and path."""
     host, path, query = _split(url)
@@ -278,7 +296,7 @@ def read_delimited_url(text: str, start: int, closing: str) -> tuple[str, int]:
     return url[:length], start + length
 
 
-@lru_cache(_REMEMBERED)
+@_remember
 def _split(url: str) -> tuple[str, str, str]:
     """Return the host (with user and port), the path and the query. Each URL of a reply is split several times."""
     rest = url.partition("://")[2].partition("#")[0]
