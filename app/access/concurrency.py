@@ -73,9 +73,7 @@ class FairSemaphore:
         """Make room for one more request of `caller` in a full queue, by rejecting the last one of another caller."""
         if self.waiting < self._max_waiting:
             return
-        largest = self._caller_to_evict(caller)
-        last = self._queue.last_of(largest)
-        self._queue.remove(largest, last)
+        last = self._queue.pop_last(self._caller_to_evict(caller))
         if not last.granted.cancelled():
             last.granted.set_exception(_queue_full())
 

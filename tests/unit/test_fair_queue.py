@@ -59,10 +59,17 @@ def test_one_that_leaves_is_skipped_and_may_leave_again() -> None:
 def test_the_caller_of_whom_most_wait_is_known_and_its_last_one() -> None:
     queue = queue_of("a1", "b1", "b2", "c1", "c2")
     assert queue.largest_caller() == "b"
-    assert queue.last_of("b") == "b2"
-    queue.remove("b", "b2")
+    assert (queue.pop_last("b"), len(queue), queue.count_of("b")) == ("b2", 4, 1)
     assert queue.largest_caller() == "c"
-    assert FairQueue[str]().largest_caller() is None
+    assert drain(queue) == ["a1", "b1", "c1", "c2"]
+
+
+def test_a_caller_whose_last_one_is_taken_is_forgotten() -> None:
+    queue = queue_of("a1")
+    assert queue.pop_last("a") == "a1"
+    assert (len(queue), queue.count_of("a"), queue.largest_caller()) == (0, 0, None)
+    queue.append("b", "b1")
+    assert (queue.first(), drain(queue)) == ("b1", ["b1"])
 
 
 @pytest.mark.parametrize("seed", range(10))
