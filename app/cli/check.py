@@ -432,7 +432,7 @@ async def check_idle_timeout(settings: Settings, seconds: float) -> str:
     if settings.public_url is None:
         raise CheckFailed("LIMNER_PUBLIC_URL is unset: set it to the address that clients use")
     keys = [key.get_secret_value() for key in settings.api_keys]
-    usable = [key for key in keys if not key.startswith("sha256:")]
+    usable = [key for key in keys if not key.lower().startswith("sha256:")]
     if keys and not usable:
         raise CheckFailed("LIMNER_API_KEYS has only digests of keys, but this check needs a key")
     headers = {"authorization": f"Bearer {usable[0] if usable else 'limner-check'}"}
