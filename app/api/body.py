@@ -326,11 +326,13 @@ class _FormStart:
             self._write(data)
             return
         self.held += data
-        begin = 0 if self.held.startswith(self._delimiter) else self.held.find(b"\n" + self._delimiter) + 1
-        if begin or self.held.startswith(self._delimiter):
+        # By the length of the preamble alone, not by how much has come with it: pieces are cut anywhere.
+        held = self.held[: _MAX_PREAMBLE + len(self._delimiter)]
+        begin = 0 if held.startswith(self._delimiter) else held.find(b"\n" + self._delimiter) + 1
+        if begin or held.startswith(self._delimiter):
             form, self.held, self._has_begun = self.held[begin:], b"", True
             self._write(form)
-        elif len(self.held) > _MAX_PREAMBLE:
+        elif len(held) < len(self.held):
             raise InvalidRequest(_NO_BOUNDARY)
 
 

@@ -74,6 +74,8 @@ CASES = [
     Case("a preamble with dashes, in lines of its own", b"--\n--limn\r\n\r\n" + part('form-data; name="n"', b"2") + END, [("n", "2")]),
     Case("empty lines before the form", b"\r\n\r\n" + part('form-data; name="n"', b"2") + END, [("n", "2")]),
     Case("a boundary within a line is none", b"x" + part('form-data; name="n"', b"2"), refused="does not begin with the boundary"),
+    Case("the longest preamble", b"x" * 4094 + b"\r\n" + part('form-data; name="n"', b"2") + END, [("n", "2")]),
+    Case("a preamble that is too long by a byte", b"x" * 4095 + b"\r\n" + part('form-data; name="n"', b"2") + END, refused="does not begin with the boundary"),
     Case("a preamble without an end", b"x" * 5000, refused="does not begin with the boundary"),
     Case("no part at all", END),
     Case("a part without a name", part("form-data") + END, refused="A part has no name."),
