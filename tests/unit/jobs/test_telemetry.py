@@ -12,7 +12,7 @@ def test_a_timer_counts_overlapping_work_once() -> None:
     first = timer.seconds
     with timer:
         pass
-    assert 0 < first < timer.seconds < 1
+    assert 0 < first < timer.seconds
 
 
 def test_the_overhead_is_the_time_without_waiting_and_queueing() -> None:
