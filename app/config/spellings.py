@@ -13,7 +13,7 @@ _QUOTES = "\"'`“”‘’«»"
 _PLACEHOLDER = re.compile(
     r"\$\{.*\}|\$\(.*\)|\{\{.*\}\}|%[A-Za-z_][A-Za-z0-9_]*%|\$[A-Z_][A-Z0-9_]*|<[^<>]*>", re.DOTALL
 )
-_SCHEME = re.compile(r"bearer\b", re.IGNORECASE)
+_SCHEME = re.compile(r"bearer(?![\w-])", re.IGNORECASE)
 _SERVICE_LINK = re.compile(r"tcp://[0-9a-f.:\[\]]+", re.IGNORECASE)
 _COMMENT = re.compile(r"\s#")
 _LENGTH_OF_TIME = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(s|sec|m|min|h|d)\s*", re.IGNORECASE)

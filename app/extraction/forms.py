@@ -117,6 +117,8 @@ def _candidate(
 ) -> ImageCandidate:
     rejection, run = "", text.run_of(mention)
     standing = standing_of(mention.before, mention.label, mention.url)
+    if standing is Standing.DECORATION and content.is_asked_for(mention):
+        standing = Standing.DOUBTFUL
     is_example = shows_example(mention.before, mention.label)
     if is_decoration or is_example:
         standing = Standing.DECORATION

@@ -13,7 +13,7 @@ from itertools import islice, pairwise
 from app.extraction.base64_runs import MARK
 from app.extraction.slices import search_in_slices
 from app.extraction.tables import words_in_table
-from app.extraction.urls import may_go_on, read_bare_url, read_delimited_url
+from app.extraction.urls import has_image_ending, may_go_on, read_bare_url, read_delimited_url
 
 #: URLs read from one text. A reply has a few; a text with more is no reply.
 _MAX_MENTIONS = 250
@@ -76,7 +76,7 @@ _MAX_GAP = 200
 _CLOSING = re.compile(r"[)>\]\"']")
 #: How an image is shown: not at all, or as wide as a letter or two, in pixels.
 _ICON = re.compile(
-    r"display\s{0,3}:\s{0,3}none|\bhidden\b|\bwidth\s{0,3}[=:]\s{0,3}[\"']?\s{0,3}[0-9]{1,2}(?:px)?(?=[\s\"';/>]|$)",
+    r"(?:display|visibility)\s{0,3}:\s{0,3}(?:none|hidden)|\shidden(?=\s*(?:[/>=]|$)|\s+[\w-]+=)|\bwidth\s{0,3}[=:]\s{0,3}[\"']?\s{0,3}[0-9]{1,2}(?:px)?(?=[\s\"';/>]|$)",
     re.IGNORECASE,
 )
 
@@ -152,10 +152,11 @@ def note_open_end(text: str, mentions: list[UrlMention], *, is_whole: bool) -> N
 
 
 def note_conversions(text: str, mentions: list[UrlMention]) -> None:
-    """Note from which URLs an arrow leads to the next one."""
+    """Note from which URLs an arrow leads to the next image. An arrow to a page shows where to view this one."""
     for mention, following in pairwise(mentions):
         gap = text[mention.end : min(following.start, mention.end + _MAX_GAP)]
-        mention.is_converted = _CONVERSION.fullmatch(gap) is not None
+        is_image = following.kind in IMAGE_MARKUP or has_image_ending(following.url)
+        mention.is_converted = is_image and _CONVERSION.fullmatch(gap) is not None
 
 
 def _scan(text: str) -> Iterator[UrlMention]:

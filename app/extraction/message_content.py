@@ -3,14 +3,23 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from app.extraction.copies import is_larger_copy
 from app.extraction.groups import with_shared_words
 from app.extraction.mentions import IMAGE_MARKUP, UrlMention
 from app.extraction.own_links import ClientTexts
-from app.extraction.standing import MAX_LABEL, is_unrelated, last_clause, says_result, shows_example, standing_of
+from app.extraction.standing import (
+    MAX_LABEL,
+    is_unrelated,
+    last_clause,
+    names_step,
+    says_result,
+    shows_example,
+    standing_of,
+)
 from app.extraction.structured import JsonWalker
 from app.extraction.text import ReplyText
 from app.extraction.urls import has_image_ending, is_same_site
-from app.extraction.words import RESULT_WORDS, UNCHANGED_WORDS
+from app.extraction.words import ASSISTANT_TURN, DECORATION_WORDS, RESULT_WORDS, UNCHANGED_WORDS, USER_TURN
 from app.protocol.text_end import TextEnd
 
 #: URLs looked at in one reply. More are not the answer to one request.
@@ -98,10 +107,27 @@ class MessageContent:
         """Whether something is called a result, or the image after a change, so that another is the one before it."""
         return any(says_result(text) for _, mention in self.mentions for text in _words_of(mention))
 
+    @cached_property
+    def _shows_turns(self) -> bool:
+        return any(ASSISTANT_TURN.search(text) for _, mention in self.mentions for text in _words_of(mention))
+
     def is_unchanged(self, mention: UrlMention) -> bool:
-        """Check for the image before a change that the message shows."""
-        words = _words_of(mention) if self.shows_change else ()
-        return any(UNCHANGED_WORDS.search(text) and not says_result(text) for text in words)
+        """Check for what stands before a result that the message shows: the input, a step, the user's turn."""
+        if len(self.mentions) < 2:
+            return False
+        words = [text for text in _words_of(mention) if not says_result(text)]
+        if self._shows_turns and any(map(USER_TURN.search, words)):
+            return True
+        if not self.shows_change:
+            return False
+        is_named = any(map(UNCHANGED_WORDS.search, words))
+        is_original = is_named and not any(is_larger_copy(mention.url, other.url) for _, other in self.mentions)
+        return is_original or any(map(names_step, words))
+
+    def is_asked_for(self, mention: UrlMention) -> bool:
+        """Check for words of a decoration that the client's texts have too: "logo" of an image, and of the prompt."""
+        texts = (*_words_of(mention), mention.url[-MAX_LABEL:].replace("_", " "))
+        return any(self._around.client.shares_words(text, DECORATION_WORDS) for text in texts)
 
     def is_button(self, mention: UrlMention) -> bool:
         """Check for an image that leads elsewhere, beside one that does not: "Buy me a coffee"."""

@@ -58,6 +58,11 @@ class ClientTexts:
         """Check for words in a text of the client."""
         return any(pattern.search(text) is not None for text in self._words)
 
+    def shares_words(self, text: str, pattern: re.Pattern[str]) -> bool:
+        """Check for words of a pattern that both a text and the client's texts have."""
+        found = {match[0].casefold() for match in pattern.finditer(text)}
+        return bool(found) and any(match[0] in found for own in self._words for match in pattern.finditer(own))
+
     def has_link(self, url: str) -> bool:
         """Check for a link of the client, however it is escaped, with http or https, with or without its query."""
         if not self._plain:

@@ -43,6 +43,19 @@ _RULE = re.compile(
     re.IGNORECASE,
 )
 
+#: In front of these words: a rule for the use of the image, or that the image has nothing of the kind. What may not be
+#: asked for is a refusal: "Do not ask for inappropriate images".
+_NOTICE = re.compile(
+    r"(?:(?:请勿|切勿|严禁|禁止|不得|不要|避免)[^,，;；.!?。！？\n]{0,6}(?:用于|用作|使用)"
+    r"|\b(?:do not|don['’]t|never|must not be|may not be|not to be) used?\b"
+    r"|\b(?:it|image|picture|logo) (?:does not|doesn['’]t) (?:contain|include|show|depict)\b"
+    r"|\b(?:nothing|free (?:of|from)|(?:has|contains?|shows?) no)\b)"
+    r"[^,，;；.!?。！？\n]{0,30}$"
+    r"|\b(?:does not|doesn['’]t) $",
+    re.IGNORECASE,
+)
+_MAX_NOTICE = 60
+
 #: Hosts that belong to nobody: RFC 2606.
 _RESERVED_HOST = re.compile(
     r"https?://(?:[^/?#@]*[.])?(?:example\.(?:com|net|org)|example|invalid|test)(?::[0-9]*)?(?:[/?#]|$)", re.IGNORECASE
@@ -63,14 +76,20 @@ def is_refusal(reply: ChatReply) -> bool:
 def declines(reply: ChatReply, client: ClientTexts) -> bool:
     """Check for a refusal in words that are not the prompt's, which asks for no image that is commonly a decoration.
 
-    The names of rules are not enough: "Mind the copyright" may stand below a result.
+    The names of rules are not enough: "Mind the copyright" may stand below a result, and so may "Do not use it for
+    inappropriate purposes".
     """
     if client.contains(DECORATION_WORDS) or client.contains(INPUT_WORDS):
         return False
     if reply.refusal or any(reason.is_refusal for reason in find_reasons(reply).reasons):
         return True
-    found = [match for match in _REFUSAL.finditer(visible_text(reply)[:_MAX_SEARCHED]) if not _RULE.search(match[0])]
-    return any(not client.contains(re.compile(re.escape(match[0]), re.IGNORECASE)) for match in found)
+    text = visible_text(reply)[:_MAX_SEARCHED]
+    found = {match[0] for match in _REFUSAL.finditer(text) if not (_RULE.search(match[0]) or _is_notice(text, match))}
+    return any(not client.contains(re.compile(re.escape(words), re.IGNORECASE)) for words in found)
+
+
+def _is_notice(text: str, match: re.Match[str]) -> bool:
+    return _NOTICE.search(text[max(0, match.start() - _MAX_NOTICE) : match.start()]) is not None
 
 
 def shows_samples(reply: ChatReply, urls: Sequence[str]) -> bool:

@@ -56,8 +56,8 @@ class Standing(IntEnum):
     """
 
     RESULT = 0
-    #: Perhaps the result: "original" is the largest copy beside a preview, and the input beside a result. A mask and a
-    #: step on the way are no results where there are others.
+    #: Perhaps the result: "original" is the largest copy beside a preview, and the input beside a result. A mask is no
+    #: result where there are others.
     DOUBTFUL = 1
     #: A smaller, earlier or blurred copy of the result.
     PREVIEW = 2
@@ -97,7 +97,7 @@ def _standing_by(text: str) -> Standing:
     if is_marked or PREVIEW_WORDS.search(text):
         return Standing.PREVIEW
     name = text.strip(_AROUND_NAME)
-    is_doubtful = ORIGINAL_WORDS.search(text) or CONTROL_NAMES.fullmatch(name) or STEP_NAMES.match(name)
+    is_doubtful = ORIGINAL_WORDS.search(text) or CONTROL_NAMES.fullmatch(name)
     return Standing.DOUBTFUL if is_doubtful else Standing.RESULT
 
 
@@ -132,6 +132,11 @@ def _is_name_of_result(name: str) -> bool:
 def says_result(text: str) -> bool:
     """Check for words that call an image a result, or the one after a change."""
     return CHANGED_WORDS.search(text) is not None or names_result(text)
+
+
+def names_step(text: str) -> bool:
+    """Check for the name of a step on the way to a result: "Step 2"."""
+    return STEP_NAMES.match(text.strip(_AROUND_NAME)) is not None
 
 
 @lru_cache(4096)

@@ -73,6 +73,8 @@ _LABEL_KEYS = (
 #: Words of keys with a value of yes or no: yes says that an image is not the result, or, of the second, that it is.
 _FLAGS = frozenset("draft input mask partial preview reference thumb thumbnail".split())
 _FLAGS_OF_RESULTS = frozenset({"final", "result"})
+#: What such a key may also have: "is_preview", "partial_image".
+_IS_IMAGE = frozenset({"is", "image"})
 _NO_WORDS = frozenset[str]()
 #: Digits of an edge. Python refuses to convert thousands.
 _MAX_DIGITS = 6
@@ -330,8 +332,9 @@ def _label_of(value: Mapping[str, Any]) -> frozenset[str]:
     """Return the words with which an object says what its image is for."""
     labels = [value[key] for key in _LABEL_KEYS if key in value and isinstance(value[key], str)]
     for key in [key for key in value if value[key] is True or value[key] is False]:
-        words = words_of(key)
-        if words & (_FLAGS if value[key] else _FLAGS_OF_RESULTS):
+        # "has_mask" and "preview_available" are about other images.
+        words = words_of(key) - _IS_IMAGE
+        if words and words <= (_FLAGS if value[key] else _FLAGS_OF_RESULTS):
             labels.append("draft")
     return _NO_WORDS.union(*map(words_of_label, labels)) if labels else _NO_WORDS
 

@@ -71,7 +71,7 @@ _PLACEHOLDER = re.compile(
     r"|[/_.=-](?:your|insert)[-_]?(?:generated)?[-_]?(?:image|img|picture|photo|file|url|link|domain|cdn|bucket|host|server)s?\b"
     r"|/path[-_/]to[-_/]|image[-_]url[-_]here|\bx{3,}\b|[{<\[][a-z_ ]{0,20}(?:url|id|image)[}>\]]|\.\.\.|…"
     r"|[/_-](?:spinner|loading|loader|spacer|blank)[-_0-9x]{0,12}\.(?:gif|png|svg|webp)"
-    r"|[/_-](?:track(?:er|ing)?|pixel|beacon)(?:\.gif(?:\?|$)|(?:\.png)?\?)|^https?://[\w-]*/?$|//encrypted-tbn[0-9]|/s2/favicons\b|//www\.facebook\.com/tr\?"
+    r"|/(?:track(?:er|ing)?|pixel|beacon)(?:\.gif(?:\?|$)|\?)|[/_-]pixel\.gif|^https?://[\w-]*/?$|//encrypted-tbn[0-9]|/s2/favicons\b|//www\.facebook\.com/tr\?"
     r"|//cdn\.discordapp\.com/(?:emojis|avatars|icons|embed/avatars)/|[?&]q=tbn:|/th\?id=oip"
 )
 _HOST = re.compile(r"(?:[^\s/?#@]{1,200}@)?(?:\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(?::[0-9]{0,5})?", re.IGNORECASE)

@@ -52,9 +52,12 @@ INPUT_WORDS = compile_words(
     önce girdi referans sebelum masukan referensi trước prima исходн* загруженн* вхідн* 修改前 编辑前 編輯前
     输入 輸入 上传 上傳 参考图 參考圖 変更前 編集前 入力 参考画像 수정_전 편집_전 입력 참고 قبل المدخلة पहले संदर्भ
     ก่อน 参考: 参考： you_sent you_uploaded you_provided your_photo_was:* your_image_was:* your_picture_was:*
-    user:* human:* 用户： 用户: 用户] user_image user_photo user_picture
+    user_image user_photo user_picture
     """
 )
+#: The turns of a chat that a reply repeats. A user's turn alone is the prompt above the result.
+USER_TURN = compile_words("user:* human:* 用户： 用户: 用户]")
+ASSISTANT_TURN = compile_words("assistant:* ai:* 助手： 助手: 助手]")
 #: The largest copy of the result, or the image before a change. Others that mean both: `UNCHANGED_WORDS`.
 ORIGINAL_WORDS = compile_words(
     """
@@ -68,7 +71,7 @@ STEP_NAMES = re.compile(
 )
 #: Names of images that steer how a result is painted, or that are painted for such a use.
 CONTROL_NAMES = re.compile(
-    r"(?:mask|depth|normal|canny|(?:open)?pose|style|control(?:net)?|edges?|segmentation|line ?art|scribble)"
+    r"(?:mask|depth|normal(?= ?map)|canny|(?:open)?pose|style|control(?:net)?|edges?|segmentation|line ?art|scribble)"
     r"(?: (?:maps?|image|reference|ref|used|guide|\([\w ]{1,20}\))){0,3}"
     r"|蒙版|遮罩|深度图|法线图|线稿|姿势图|姿态图|骨架图|风格图|控制图|マスク|深度マップ|線画|마스크",
     re.IGNORECASE,
@@ -171,12 +174,14 @@ UNRELATED_WORDS = re.compile(
     r"|来自(?:网络|互联网)|來自網路|网上找|(?:ウェブ|ネット)で見つ|인터넷에서 찾"
     r"|\b(?:sources?|ref(?:erence)?s?|citations?|quellen?|fuentes?|fonti?|fontes?|bronn?en?|źródł[oa]|kaynak|sumber|nguồn|источники?)"
     r"\s?[:：]|搜索结果|搜尋結果|(?:来源|來源|出典|출처|المصدر|स्रोत|ที่มา)\s?[:：]"
-    # Links that an upstream could not read are those of the client.
-    r"|^(?:(?!\b(?:if|when|should|falls)\b|如|若).)*?"
-    r"(?:(?:fail(?:ed|ure)? to|unable to|could(?: not|n't|n’t)|can(?:not|'t|’t)|error(?: while)?)"
-    r" (?:download|fetch|retriev|read|process|decod|pars|edit)\w*(?: \w+){0,4}:? *$"
-    r"|无法(?:下载|读取|访问|处理|解析|识别|获取)(?:您|你|该|此)?(?:上传|提供|输入|参考)?的?"
-    r"(?:图片?|图像|照片|链接|文件|地址)?[:： ]*$)"
+    # Links that an upstream could not read are those of the client. Others are for readers who cannot open the result.
+    r"|^[ \t>*_#-]*(?:(?:error: ?|(?:i|we)(?: am| are| was| were)? )?"
+    r"(?:could(?: not|n't|n’t)|fail(?:ed|ure)? to|unable to|error(?: while)?)|(?:i|we) can(?:not|'t|’t))"
+    r" (?:download|fetch|retriev|read|process|decod|pars|edit)\w*"
+    r"(?: (?:the|your|an?|input|reference|source|uploaded|provided|image|picture|photo|file|url|link|from|at)){0,5}"
+    r":? *$"
+    r"|无法(?:下载|读取|访问|处理|解析|识别|获取)(?:您|你)?(?:上传|提供|输入|参考)的?"
+    r"(?:图片?|图像|照片|链接|文件|地址)?[:： ]*$"
     r"|出处|參考資料|参考资料|参考链接|扫码|加群|交流群|关注.{0,8}公众号",
     re.IGNORECASE,
 )

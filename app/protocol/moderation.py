@@ -28,7 +28,9 @@ MODERATION = re.compile(
     | nudity | (?:explicit|adult)[ ]content | harmful | offensive[ ]content | self-harm | hate[ ]speech
     | sensitive[ _]?(?:words?|content|info\w*|topic|material|prompt) | new_sensitive | \b(?:is|as)[ ]sensitive
     | illegal_?detected | \bflagged\b | banned[ _](?:prompt|word) | blocked[ _]word | forbidden[ _]word | \bblocklist\b
-    | disallowed[ ](?:content|prompt|word) | illegal[ ]content | not[ ]compliant | public[ ]figures
+    | disallowed[ ](?:content|prompt|word) | illegal[ ]content(?!-|[ ](?:type|length|encoding))
+    | (?:prompt|text|image|picture|input|output|content) [^.!?]{0,30} \bnot[ ]compliant
+      (?![^.!?]{0,40}\b(?:schema|format|spec)) | public[ ]figures
     | content[ _]audit | audit_?(?:submit_?)?illegal | audit[ _](?:fail|reject|block|not)
     | (?:did|does|has)[ ]not[ ]pass [^.!?]{0,20} (?:audit|review|check)
     | (?<![a-z])content [^.!?]{0,20} (?:not[ ](?:allowed|permitted)|disallowed|illegal|blocked)

@@ -212,8 +212,10 @@ def _has_no_credit(body: UpstreamErrorBody) -> bool:
     """Return whether the account is used up. Where a window is named, words about a quota mean a rate limit."""
     if words.CREDIT.search(body.searchable):
         return True
-    has_window = body.wait.named is not None or words.WINDOW.search(body.searchable)
-    return not has_window and words.QUOTA.search(body.searchable) is not None
+    if body.wait.named is not None or words.WINDOW.search(body.searchable):
+        return False
+    is_offer = words.OFFER.search(body.searchable) and not words.RATE.search(body.searchable)
+    return bool(is_offer) or words.QUOTA.search(body.searchable) is not None
 
 
 def _is_limners_model(body: UpstreamErrorBody) -> bool:
@@ -288,6 +290,7 @@ ERROR_RULES: tuple[ErrorRule, ...] = (
     ErrorRule("a complaint under 5xx", _FAILURES, _about(words.COMPLAINT), _unknown_complaint, _FUTILE),
     ErrorRule("an unknown model, by words", _COMPLAINTS, _about(words.MODEL), _unknown_model, _OTHER, setting="model"),
     ErrorRule("our key refused, by words", _WITH_KEYS, _about(words.KEY), _key_refused, _OTHER, _OUR_KEY, "api_key"),
+    ErrorRule("an image behind a wall", {403}, _about(words.UNREACHABLE_IMAGE), _forbidden, _FUTILE),
     ErrorRule("our key, in a 403", {403}, _about(words.KEY_IN_403), _key_refused, _OTHER, _OUR_KEY, "api_key"),
     ErrorRule("our key refused, by status", {401}, None, _key_refused, _OTHER, _OUR_KEY, "api_key"),
     ErrorRule("the caller's key refused", _WITH_KEYS, _about(words.KEY), _caller_key_refused, _FUTILE, _CALLERS_KEY),

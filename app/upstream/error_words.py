@@ -4,9 +4,9 @@ A word belongs to the table of what it says; which statuses it counts under, the
 tables stand in the order of these rules:
 
 - before the API: `TLS_EXPECTED`, `FIREWALL`, `REGION`
-- the account: `CLOSED_ACCOUNT`, `CREDIT`, `QUOTA`, `WINDOW`
+- the account: `CLOSED_ACCOUNT`, `CREDIT`, `QUOTA`, `OFFER`, `WINDOW`
 - the model: `MODEL_CODE`, `MODEL`
-- what the client sent: `CLIENTS_VALUE`, `CLIENTS_INPUT`, `COMPLAINT`
+- what the client sent: `CLIENTS_VALUE`, `CLIENTS_INPUT`, `UNREACHABLE_IMAGE`, `COMPLAINT`
 - the key: `KEY`, `KEY_IN_403`
 - too much at once: `RATE`, `OVERLOAD`
 - the request of this server: `WRONG_PATH`, `MODALITIES`
@@ -69,16 +69,17 @@ _CLOSED = r"(?:suspended|deactivated|disabled|banned|terminated)"
 #: Vendors close accounts for what their users asked, in the words of a refusal.
 CLOSED_ACCOUNT = _any_of(
     rf"account\b[^.!?]{{0,40}}\b{_CLOSED}",
-    rf"\b(?:user|organi[sz]ation|project|access|resource) (?:(?:has been|was|is) )?(?:\w{{1,12}}ly )?"
+    rf"\b(?:user|organi[sz]ation|project|access|resource) (?:has been|was|is) (?:\w{{1,12}}ly )?"
     rf"(?:{_CLOSED}|blocked|restricted|denied access)\b",
+    rf"\b(?:user|organi[sz]ation|project)[_ ]?{_CLOSED}\b(?! (?:words?|terms?|phrases?|content)\b)",
     r"(?:账号|账户|帐号|帐户|帳號|帳戶|用户|用戶|组织|组織|項目|项目)\S{0,4}"
     r"(?:禁用|停用|封禁|锁定|鎖定|冻结|凍結|注销|註銷)",
 )
 
 #: What an account is counted in, and that nothing of it is left.
 _MEANS = (
-    r"\b(?:credits?|balance|funds|points|coins|quota|api tokens)\b"
-    r"|余额|餘額|额度|額度|积分|積分|点数|點數|资源包|流量包|套餐|算力值|次数"
+    r"\b(?:credits?|balance|funds|points|coins|api tokens)\b"
+    r"|余额|餘額|额度|額度|积分|積分|点数|點數|资源包|流量包|套餐|算力值"
     r"|クレジット|残高|ポイント|잔액|크레딧|포인트"
     r"|\b(?:saldo|fondos|cr[ée]ditos?|solde|cr[ée]dits|guthaben|credito|tegoed)\b"
     r"|\bбаланс|\bсредств|\bкредит|\bkredit|\bbakiye|số dư"
@@ -123,10 +124,8 @@ CREDIT = _any_of(
     r"\b(?:0|zero) (?:credits?|balance)\b|\bbalance(?: is)?:? (?:0|zero)\b",
     r"\bno (?:more )?generations? (?:left|remaining)\b",
     r"\b(?:top[ -]?up|recharge) (?:your|the|at|first|now|to)\b|\bplease (?:top[ -]?up|recharge)\b",
-    r"\bupgrade (?:your (?:plan|account|subscription)|to (?:a )?(?:pro|plus|paid|premium)\b)",
     r"\bbilling is not\b",
     r"quota (?:is )?(?:exhausted|not enough)",
-    r"\b(?:no|out of) (?:\w{1,12} ){0,3}quota\b",
     r"\bfree[_ ]?(?:tier|trial|quota)\b[^.!?]{0,40}(?:exhausted|used up|expired|ended)",
     r"freetieronly",
     r"\b(?:paid|higher|premium) (?:plan|tier)\b",
@@ -140,12 +139,17 @@ CREDIT = _any_of(
 )
 #: The same, unless a `WINDOW` is named: vendors write these words also where only a minute's limit is reached.
 QUOTA = _any_of(
+    _near(r"\bquota\b|次数", _SHORTAGE),
+    r"\b(?:no|out of) (?:\w{1,12} ){0,3}quota\b",
     r"exceeded your current quota",
     r"quota[_ ]exceeded",
     r"exceeded[^.!?]{0,30}\bquota\b",
 )
+#: An offer of more. It stands beside any limit.
+OFFER = _any_of(r"\bupgrade (?:your (?:plan|account|subscription)|to (?:a )?(?:pro|plus|paid|premium)\b)")
 #: The window of a limit.
 WINDOW = _any_of(
+    r"每(?:秒|分钟|小时)|(?:秒|分钟|小时)内",
     r"per[_ -]?(?:second|minute|hour)\b",
     r"per(?:second|minute|hour)per",
     r"\b[rt]p[ms]\b",
@@ -155,6 +159,11 @@ WINDOW = _any_of(
 
 # The model.
 
+#: What follows says that images of one kind are not taken, not that the model takes none.
+_OF_ANY_KIND = (
+    r"(?! (?:of|larger|smaller|type|size|format|with n\b|in (?:webp|gif|bmp|tiff?|heic|heif|avif|svg|jpe?g|png)\b"
+    r"|(?:in|with) [^.!?]{0,20}\b(?:formats?|sizes?|types?|channels?)\b))"
+)
 _MISSING = r"(?:does(?: not|n['’]t) exist|not exist|(?:is |was )?not found)"
 #: Codes, and words as plain as a code: they mean the same under every status, and beside the code of something else.
 MODEL_CODE = _any_of(
@@ -177,12 +186,13 @@ MODEL = _any_of(
     r"\bmodel\b[^!?\n]{0,80}\bnot in the (?:\w{1,12} )?list\b",
     r"\bmodel can only be used (?:in|with|via|on) [^.!?]{0,30}(?:endpoint|\bapi\b)",
     r"\bmodel[_ ](?:is )?(?:not[_ ]supported|disabled|offline|unavailable)\b",
-    r"\brequires? an? \w{1,12} model\b",
+    r"\brequires? an? (?:image|chat|text|vision|multimodal) model\b",
     r"\bonly \w{1,12} models? (?:is|are) supported",
     r"\bno [^.!?]{0,40}\bsupport(?:s|ing)? (?:the )?(?:requested )?model\b",
     r"only supports? the \w{1,20} api\b",
-    r"\bdoes(?: not|n['’]t) support (?:image inputs?|vision|multimodal|images?(?=[.!\"']|$| [a-z_]{1,30}$))",
-    r"\b(?:image|multimodal|vision) inputs? (?:is|are) not supported",
+    rf"\bdoes(?: not|n['’]t) support (?:(?:image inputs?|vision|multimodal)\b{_OF_ANY_KIND}"
+    r"|images?(?=[.!\"']|$| [a-z_]{1,30}$))",
+    rf"\b(?:image|multimodal|vision) inputs? (?:is|are) not supported\b{_OF_ANY_KIND}",
     r"\bonly supported by certain models\b",
     r"not a (?:valid )?chat(?:[_ ]completions?)? model",
     r"does not work with the specified model",
@@ -236,6 +246,11 @@ CLIENTS_INPUT = _any_of(
     r"(?:input|invalid|unsupported|corrupt\w*|your) (?:image|picture)",
     r"(?:could not|cannot|unable to|failed to|error while) (?:download|fetch|decode|process|load|read|open|parse)",
 )
+#: An image that the upstream was not let download.
+UNREACHABLE_IMAGE = _any_of(
+    r"(?:could not|cannot|unable to|failed to|error while) (?:download|fetch|load|read|open)[^.!?]{0,30}"
+    r"\b(?:image|mask|picture|photo|file|url)",
+)
 #: Types and codes of any complaint about a request.
 COMPLAINT = _any_of(
     r"invalid_request_error",
@@ -268,7 +283,6 @@ KEY = _any_of(
     r"\binvalidated (?:\w{1,12} )?token\b",
     r"\bkey (?:is |was |has been )?revoked\b",
     r"\btoken (?:you (?:entered|provided) )?is (?:incorrect|invalid)\b",
-    r"\b(?:missing|invalid|bad) signature\b",
     r"signature\w{0,4}\s?(?:failure|mismatch|donotmatch|does not match|is invalid)",
     r"unregistered callers",
     r"无效的令牌|令牌(?:无效|已|状态)",
@@ -290,6 +304,7 @@ KEY_IN_403 = _any_of(
     r"\bkey (?:is |was )?(?:not found|disabled|invalid|expired)",
     r"\baccount\b|账号|账户|帐号|用户不存在|密码",
     r"cookie",
+    r"\b(?:missing|invalid|bad) signature\b",
     r"\bsecurity token\b",
     r"\bip\b[^!?\n]{0,60}\b(?:allow|white)[ -]?list",
     r"\b(?:not |un)authori[sz]ed\b",
@@ -335,7 +350,8 @@ RATE = _any_of(
     r"too many (?:\w{1,12} ){0,2}(?:requests|tasks|jobs|calls|generations|messages)",
     r"\b(?:weekly|monthly|[0-9]{1,2}-hour|creation|free) (?:usage |free )?limit\b|\b(?:usage|message) cap\b",
     r"\b(?:images|generations|requests|times) per (?:minute|hour|day|week|month)\b",
-    r"(?<!frame )\b(?:rate|qps) exceeded\b|\brate[ _-]limits\b|\bfrequency (?:is )?(?:exceeded|too high)",
+    r"(?:(?<![a-z] )|\b(?:api|calls?|query|requests?|your) )\brate exceeded\b|\bqps exceeded\b",
+    r"\brate[ _-]limits\b|\bfrequency (?:is )?(?:exceeded|too high)",
     r"^please slow down|\bplease wait [0-9]{1,4} (?:s\b|sec|min)|\bcool(?:ing)?[ -]?down\b",
     r"\banother (?:generation|task|job|request) is (?:already )?(?:in progress|running)",
     r"number of requests\b[^.!?]{0,20}exceed",

@@ -74,6 +74,7 @@ READ = [
     Case("keys on lines of their own", ClientKeyList, "sk-1\n\nsk-2,sk-3\n", (SecretStr("sk-1"), SecretStr("sk-2"), SecretStr("sk-3"))),
     Case("keys in a JSON list", ClientKeyList, '["sk-1", "sk-2"]', (SecretStr("sk-1"), SecretStr("sk-2"))),
     Case("no keys", ClientKeyList, "", ()),
+    Case("a key that begins like the scheme of its header", HeaderSecret, "bearer-7b", SecretStr("bearer-7b")),
     Case("a key with a line break behind it", HeaderSecret, " sk-1\n", SecretStr("sk-1")),
     Case("a key with dollar signs", HeaderSecret, "$k-1$", SecretStr("$k-1$")),
     Case("a key that is secret already", HeaderSecret, SecretStr("sk-1"), SecretStr("sk-1")),

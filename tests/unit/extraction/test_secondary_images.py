@@ -33,6 +33,11 @@ FLAGS = [
     Case("a flag of the input", {"images": [{"url": A}, {"url": B, "isInput": True}]}, [A]),
     Case("a flag of what is not final", {"images": [{"url": A, "final": False}, {"url": B, "final": True}]}, [B]),
     Case("flags about other matters", {"images": [{"url": A, "nsfw": False, "public": True}, {"url": B}]}, [A, B]),
+    Case(
+        "flags about other images",
+        {"images": [{"url": A, "has_mask": True, "preview_available": True}, {"url": B}]},
+        [A, B],
+    ),
     Case("a preview alone", {"images": [{"url": A, "preview": True}]}, [A]),
 ]
 PAGE = "https://relay.example.net/open/1"
@@ -119,12 +124,27 @@ STANDINGS = [
     Case("words for an arrow", f"Turned {A} into {B}", [B]),
     Case("words for an arrow in Chinese", f"将 {A} 转换为 {B}", [B]),
     Case("an arrow to a page", f"{A} → {PAGE}", [A]),
+    Case("an arrow from the result to a page", f"![preview]({B})\n![final]({A}) → [View]({PAGE})", [A]),
+    Case("two images and an arrow to a page", f"![a]({A}) ![b]({B}) -> {PAGE}", [A, B]),
     Case("an arrow to a label", f"{A} → a fox\n{B} → a hare", [A, B]),
     Case("steps and a final image", f"Step 1 – lines ![s]({A})\nStep 2 – color ![c]({C})\nFinal ![f]({B})", [B]),
     Case("one file in three formats", f"JPG: {A[:-3]}jpg\nPNG: {A}\nWebP: {A[:-3]}webp", [A]),
     Case("links to one file in two formats", f"[JPEG]({A[:-3]}jpg) | [PNG]({A})", [A]),
     Case("two files in two formats", f"PNG: {A}\nJPG: {B[:-3]}jpg", [A, f"{B[:-3]}jpg"]),
     Case("steps alone", f"Step 1: {A}\nStep 2: {B}", [A, B]),
+    Case("the full size of the result in Chinese", "结果：https://h.example/1_w400.png\n原图：https://h.example/1.png", ["https://h.example/1.png"]),
+    Case("two versions, of which one is normal", f"Normal: {A}\nAnime: {B}", [A, B]),
+    Case("words of an image that says hidden", f'<img src="{A}" alt="A hidden temple">\n<img src="{B}" alt="A fox">', [A, B]),
+    Case("a style that hides what overflows", f'<img src="{A}" style="overflow:hidden">\n![preview]({B})', [A]),
+    Case("a link in case of trouble", f"In case you cannot download the image: {A}", [A]),
+    Case("a link for readers in China", f"国内无法访问：{A}", [A]),
+    Case("a robot that cannot do something", f"![A robot that cannot process emotions]({A})", [A]),
+    Case("what was not changed", f"Sorry, I could not edit the text: {A}", [A]),
+    Case("the prompt above an image that leads to a page", f"> 用户: 画一只狐狸\n\n[![fox]({A})](https://www.example.com/view/5)", [A]),
+    Case("the prompt above an image and a link", f"User: a fox\n\n![fox]({A})\n\n[Download]({B})", [A]),
+    Case("a step above an image and a link", f"Step 1: ![fox]({A})\n\n[Download]({B})", [A]),
+    Case("two images below one step", f"Step 1: (1) {A}\n(2) {B}", [A, B]),
+    Case("a track of a race, with a signature", "![x](https://h.example/race-track.png?sig=1)", ["https://h.example/race-track.png?sig=1"]),
     Case("a badge at the site of its link", f"{A}\n\n[![Deploy](https://vercel.example/button)](https://vercel.example/new)", [A]),
     Case("a code for payments", f"![fox]({A})\n![支付宝]({LOGO[:-8]}a.jpg)", [A]),
     Case("works of other people", f"![fox]({A})\n\nOther users made:\n![s1]({B})", [A]),
@@ -159,6 +179,12 @@ REFUSALS = [
     Case("a preview in a refusal", f"![preview]({A})\nIt violates our policies.", [A]),
     Case("a result with words of a refusal", f"![fox]({A})\nUse must not violate our policies.", [A]),
     Case("a logo above rules", f"![logo]({LOGO})\n请注意版权。 Mind our content policy.", [LOGO]),
+    Case("a logo above a rule for its use", f"![logo]({LOGO})\n请勿用于违规用途", [LOGO]),
+    Case("a logo with nothing against it", f"![logo]({LOGO}) It contains nothing inappropriate.", [LOGO]),
+    Case("a logo that does not violate anything", f"![logo]({LOGO}) It does not violate any trademark.", [LOGO]),
+    Case("a logo beside advice on what to ask for", f"请勿提交违规内容\n![logo]({LOGO})", []),
+    Case("a logo beside what is never painted", f"I do not paint inappropriate images. ![logo]({LOGO})", []),
+    Case("a logo beside what did not pass", f"The prompt did not pass moderation. ![logo]({LOGO})", []),
     Case("a logo without a refusal", f"![logo]({LOGO})", [LOGO]),
 ]
 CASES = [*MARKS, *FLAGS, *KEYS, *MARKUP, *STANDINGS, *REFUSALS]
@@ -176,6 +202,7 @@ def test_only_the_results_are_found(case: Case) -> None:
     [
         ("a fox", []),
         ("a logo for a shop", [LOGO]),
+        ("an icon for a shop", [LOGO]),
         ("a sign that violates physics", [LOGO]),
     ],
 )
@@ -188,3 +215,17 @@ def test_an_image_of_a_refusal_is_rejected_with_its_reason() -> None:
     body = {"choices": [{"message": {"content": f"{NO} ![logo]({LOGO})"}}]}
     rejected = explain(read_reply(orjson.dumps(body))).rejected
     assert [each.reason for each in rejected] == ["the model declines, and the image is for another purpose"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found"),
+    [("design a logo for my cafe", [A]), ("a cafe", [B]), ("an avatar for my cafe", [B]), ("paint logorrhea", [B])],
+)
+def test_a_logo_that_was_asked_for_counts_more_than_a_preview(prompt: str, found: list[str]) -> None:
+    body = {"choices": [{"message": {"content": f"![Logo]({A})\n\nPreview: ![preview]({B})"}}]}
+    assert [image.url for image in find_images(read_reply(orjson.dumps(body)), [prompt])] == found
+
+
+def test_a_logo_that_was_asked_for_counts_less_than_the_logo_made_of_it() -> None:
+    body = {"choices": [{"message": {"content": f"![Logo]({A}) → ![Logo]({B})"}}]}
+    assert [image.url for image in find_images(read_reply(orjson.dumps(body)), ["turn the logo red"])] == [B]

@@ -38,6 +38,7 @@ REFUSALS = (
     "The image did not pass the review.",
     "Post Img Risk Not Pass",
     "提示词不符合平台安全规范",
+    "The text is not compliant",
 )
 OTHERS = (
     "Unknown parameter: 'moderation'.",

@@ -104,6 +104,7 @@ CASES = (
     Case("the caller refused", 403, error("No.", "region"), Forbidden, "region", FUTILE, "No.", CALLERS),
     Case("forbidden, in the upstream's words", 403, error("Your region is not supported.", "region"), Forbidden, "region", FUTILE, "The upstream forbids this request: Your region is not supported."),
     Case("a country that is not served", 403, error("User location is not supported."), UpstreamNeedsOperator, "upstream_blocked", OTHER, "The upstream does not serve the country of this server (status 403). Only the operator of this server can mend that."),
+    Case("an image that the upstream was not let download", 403, error("Could not fetch the image: 403 Access Denied"), Forbidden, "upstream_forbidden", FUTILE, "The upstream forbids this request: Could not fetch the image: 403 Access Denied"),
     Case("forbidden without words", 403, b"", Forbidden, "upstream_forbidden", FUTILE, "The upstream forbids this request."),
     Case("a wrong size", 400, error("Invalid size 'x'.", "invalid_value", "image_generation_user_error", param="size"), UserError, "invalid_value", FUTILE, "Invalid size 'x'."),
     Case("a wrong size as 429", 429, error("Invalid size '7x7'."), InvalidRequest, None, FUTILE, "Invalid size '7x7'."),
