@@ -23,8 +23,8 @@ _RETRY_AFTER = 5
 _COUNT_EVERY, _COUNT_WHEN_FULL = 1.0, 0.05
 
 #: Seconds for which the free bytes of a disk are good enough: to measure that of the image store takes a thread, which
-#: costs a tenth of a small request.
-_MEASURE_EVERY = 0.25
+#: costs a tenth of a small request. Where these are too few, a measurement is repeated sooner, as a count is.
+_MEASURE_EVERY, _MEASURE_WHEN_SHORT = 0.25, 0.01
 
 #: Descriptors that one image needs at most: two connections to the upstream, one blob, and one for its converted form.
 _PER_IMAGE = 4
@@ -78,19 +78,32 @@ class Capacity:
     _store_measured_at: float = -math.inf
     _store_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def free_to_store(self, measure: Callable[[], Awaitable[int | None]]) -> int | None:
-        """Return the bytes that are free in the image store, None if unknown, as `measure` has told a moment ago."""
-        if self.clock() - self._store_measured_at >= _MEASURE_EVERY:
-            return await self._measure_store(measure)
+    async def free_to_store(self, measure: Callable[[], Awaitable[int | None]], images: int, pixels: int) -> int | None:
+        """Return the bytes that are free in the image store, None if unknown, as `measure` has told a moment ago.
+
+        Nobody is refused for an old measurement: where it leaves too little for these images, there is a new one.
+        """
+        is_short = self._free_to_store is not None and self._free_to_store < self._needed(self._size(images, pixels))
+        max_age = _MEASURE_WHEN_SHORT if is_short else _MEASURE_EVERY
+        if self.clock() - self._store_measured_at >= max_age:
+            return await self._measure_store(measure, max_age)
         return self._free_to_store
 
-    async def _measure_store(self, measure: Callable[[], Awaitable[int | None]]) -> int | None:
+    async def _measure_store(self, measure: Callable[[], Awaitable[int | None]], max_age: float) -> int | None:
         async with self._store_lock:
             # All that have come during one measurement take its result, or each would start a thread.
-            if self.clock() - self._store_measured_at >= _MEASURE_EVERY:
+            if self.clock() - self._store_measured_at >= max_age:
                 self._free_to_store = await measure()
                 self._store_measured_at = self.clock()
             return self._free_to_store
+
+    def _size(self, images: int, pixels: int) -> int:
+        return images * min(self.max_image_bytes, 4 * pixels)
+
+    def _needed(self, size: int) -> int:
+        """Return the bytes that the store needs for all requests under way and for one of `size` bytes."""
+        spooled = self._reserved + size if self.stores_in_spool else 0
+        return spooled + self._reserved_to_store + size
 
     def reserve(self, images: int, pixels: int, free_to_store: int | None = None) -> "ReservedRoom":
         """Hold room for `images` images of `pixels` each, until the end of a `with`.
@@ -99,27 +112,21 @@ class Capacity:
 
         An image needs 4 bytes a pixel at most: formats that compress nothing of RGBA are hardly larger.
 
-        On one disk, a copy is in the spool and one in the store until all images of the request are stored. The last
-        one has both copies for a moment only. So the disk must have room for both at the start, but one of them is
-        held: otherwise 8,000 waiting requests for links would need 67 GB.
-
         The bytes are counted twice once they are written, as reserved and as used: a small disk refuses a little early.
 
         Raises:
             ServiceUnavailable: There is too little room on the disk, or too few descriptors are free.
         """
         self._check_descriptors(images * _PER_IMAGE)
-        largest = min(self.max_image_bytes, 4 * pixels)
-        size = images * largest
+        size = self._size(images, pixels)
         self._check_disk(size)
         if free_to_store is None:
             return ReservedRoom(self, size)
-        spooled = self._reserved + size if self.stores_in_spool else 0
-        if free_to_store < spooled + self._reserved_to_store + size:
+        if free_to_store < self._needed(size):
             # Whoever comes next is refused only if there still is too little.
             self._store_measured_at = -math.inf
             raise _unavailable(_NO_STORE, "LIMNER_IMAGE_STORE has too little room")
-        return ReservedRoom(self, size, size - largest if self.stores_in_spool else size)
+        return ReservedRoom(self, size, size)
 
     def upload(self, caller: str, announced: int) -> "Upload":
         """Count a request body of `announced` bytes (0 if unknown) as under way, until the end of a `with`.
@@ -178,10 +185,7 @@ class Capacity:
 
 @dataclass(slots=True)
 class ReservedRoom:
-    """Room for the images of one request, in bytes. No generator: each request for images has one.
-
-    `to_store`: what the image store needs, without what `size` counts already where both are on one disk.
-    """
+    """Room on the disk for the images of one request, in bytes. No generator: each request for images has one."""
 
     capacity: Capacity
     size: int
@@ -194,6 +198,9 @@ class ReservedRoom:
     def __exit__(self, *_: object) -> None:
         self.capacity._reserved -= self.size
         self.capacity._reserved_to_store -= self.to_store
+        if self.capacity._free_to_store is not None:
+            # What was stored is free in a measurement that was made before.
+            self.capacity._free_to_store -= self.to_store
 
 
 @dataclass(slots=True)

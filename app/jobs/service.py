@@ -356,9 +356,9 @@ class ImageService:
                 run.telemetry.queue_seconds = queued.stop()
                 try:
                     # Room for the images is reserved before anything is paid for.
-                    measure = self.backends.store.free_bytes
-                    free_to_store = await self.capacity.free_to_store(measure) if pipeline.stores_results else None
-                    with self.capacity.reserve(request.n, size.pixels, free_to_store):
+                    room, measure = (request.n, size.pixels), self.backends.store.free_bytes
+                    free = await self.capacity.free_to_store(measure, *room) if pipeline.stores_results else None
+                    with self.capacity.reserve(*room, free):
                         await pipeline.run(emit)
                 except asyncio.CancelledError:
                     if not run.may_have_cost:

@@ -108,23 +108,11 @@ def test_images_that_will_be_stored_need_room_in_the_store_too(machine: Machine,
             assert caught.value.detail == "LIMNER_IMAGE_STORE has too little room"
 
 
-@pytest.mark.parametrize(
-    ("images", "free", "fits"),
-    [
-        # Four MiB for each of the others, which hold one copy each, and eight for both copies.
-        (1, 16 * MIB, True),
-        (1, 16 * MIB - 1, False),
-        # Three images keep their copies in the spool until the last one is stored.
-        (3, 16 * MIB + 16 * MIB, True),
-        (3, 16 * MIB + 16 * MIB - 1, False),
-    ],
-)
-def test_on_one_disk_an_image_has_two_copies_only_until_its_request_is_stored(
-    machine: Machine, images: int, free: int, fits: bool
-) -> None:
+@pytest.mark.parametrize(("free", "fits"), [(20 * MIB, True), (20 * MIB - 1, False)])
+def test_on_one_disk_an_image_needs_room_in_the_spool_and_in_the_store(machine: Machine, free: int, fits: bool) -> None:
     machine.free = free
     capacity = machine.capacity(stores_in_spool=True)
-    with capacity.reserve(images, MIB, free), capacity.reserve(1, MIB):
+    with capacity.reserve(1, MIB, free), capacity.reserve(1, MIB):
         if fits:
             with capacity.reserve(1, MIB, free):
                 pass
@@ -134,27 +122,23 @@ def test_on_one_disk_an_image_has_two_copies_only_until_its_request_is_stored(
 
 
 @pytest.fixture
-def look_at_store(machine: Machine) -> Callable[[float], int | None]:
-    """Ask a capacity for the free bytes of the image store at a time. Each measurement finds one byte more."""
-    capacity, found = machine.capacity(), count(1)
+def look_at_store(machine: Machine) -> Callable[..., int | None]:
+    """Ask a capacity for the free bytes of the image store at a time. Each measurement finds 4 MiB more."""
+    capacity, found = machine.capacity(), count(4 * MIB, 4 * MIB)
 
     async def measure() -> int:
         return next(found)
 
-    def look(now: float) -> int | None:
+    def look(now: float, pixels: int = 1) -> int | None:
         machine.now = now
-        free = asyncio.run(capacity.free_to_store(measure))
-        if free == 3:
-            with pytest.raises(ServiceUnavailable), capacity.reserve(1, 1, free):
-                raise AssertionError
-        return free
+        return asyncio.run(capacity.free_to_store(measure, 1, pixels))
 
     return look
 
 
-def test_the_image_store_is_measured_four_times_a_second_at_most(look_at_store: Callable[[float], int | None]) -> None:
+def test_the_image_store_is_measured_four_times_a_second_at_most(look_at_store: Callable[..., int | None]) -> None:
     """It is asked for before each image that needs a link, and a measurement takes a thread."""
-    assert [look_at_store(now) for now in (0.0, 0.1, 0.2, 0.25, 0.4)] == [1, 1, 1, 2, 2]
+    assert [look_at_store(now) for now in (0.0, 0.1, 0.2, 0.25, 0.4)] == [4 * MIB] * 3 + [8 * MIB] * 2
 
 
 def test_requests_that_come_together_measure_the_image_store_once(machine: Machine) -> None:
@@ -169,15 +153,33 @@ def test_requests_that_come_together_measure_the_image_store_once(machine: Machi
         return next(found)
 
     async def look() -> list[int | None]:
-        return await asyncio.gather(*(capacity.free_to_store(measure) for _ in range(30)))
+        return await asyncio.gather(*(capacity.free_to_store(measure, 1, 1) for _ in range(30)))
 
     assert asyncio.run(look()) == [1] * 30
 
 
-def test_the_image_store_is_measured_again_after_a_request_was_refused(
-    look_at_store: Callable[[float], int | None],
+def test_the_image_store_is_measured_again_before_a_request_is_refused(
+    look_at_store: Callable[..., int | None],
 ) -> None:
-    assert [look_at_store(now) for now in (0.0, 0.25, 0.5, 0.5, 0.6)] == [1, 2, 3, 4, 4]
+    """Three MiB of pixels need twelve of bytes. Too little is left until the third measurement."""
+    found = [look_at_store(now, 3 * MIB) for now in (0.0, 0.005, 0.02, 0.025, 0.04, 0.06)]
+    assert found == [4 * MIB, 4 * MIB, 8 * MIB, 8 * MIB, 12 * MIB, 12 * MIB]
+
+
+def test_what_was_stored_since_the_last_measurement_is_not_free(machine: Machine) -> None:
+    capacity = machine.capacity()
+
+    async def store_one() -> int | None:
+        free = await capacity.free_to_store(measure, 1, MIB)
+        with capacity.reserve(1, MIB, free):
+            return free
+
+    async def measure() -> int:
+        return 9 * MIB
+
+    assert [asyncio.run(store_one()) for _ in range(2)] == [9 * MIB, 5 * MIB]
+    with pytest.raises(ServiceUnavailable, match="store images"):
+        asyncio.run(store_one())
 
 
 def test_room_is_given_back_at_the_end(machine: Machine) -> None:
