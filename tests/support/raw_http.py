@@ -45,7 +45,8 @@ class RawConnection:
         while (field := self._file.readline().rstrip(b"\r\n")) != b"":
             name, _, value = field.decode("latin-1").partition(":")
             headers[name.lower()] = value.strip()
-        return RawResponse(status, headers, b"" if status < 200 else self._body(headers))
+        has_body = status >= 200 and status not in {204, 304}
+        return RawResponse(status, headers, self._body(headers) if has_body else b"")
 
     def _body(self, headers: dict[str, str]) -> bytes:
         if headers.get("transfer-encoding") == "chunked":
