@@ -37,8 +37,8 @@ class FairQueue(Generic[W]):
         """Remove and return the next in turn. Its caller is the last in turn then."""
         caller, waiters = next(iter(self._by_caller.items()))
         self._by_caller.move_to_end(caller)
-        waiter = waiters[0]
-        self.remove(caller, waiter)
+        waiter = waiters.popleft()
+        self._note_removal(caller)
         return waiter
 
     def largest_caller(self) -> str | None:
@@ -49,19 +49,17 @@ class FairQueue(Generic[W]):
 
     def pop_last(self, caller: str) -> W:
         """Remove and return the last to arrive of a caller of whom some wait."""
-        waiters = self._by_caller[caller]
-        waiter = waiters.pop()
-        self._length -= 1
-        if not waiters:
-            del self._by_caller[caller]
+        waiter = self._by_caller[caller].pop()
+        self._note_removal(caller)
         return waiter
 
     def remove(self, caller: str, waiter: W) -> None:
         """Remove one, if it waits."""
-        waiters = self._by_caller.get(caller, deque())
-        if waiter not in waiters:
-            return
-        waiters.remove(waiter)
+        if waiter in self._by_caller.get(caller, ()):
+            self._by_caller[caller].remove(waiter)
+            self._note_removal(caller)
+
+    def _note_removal(self, caller: str) -> None:
         self._length -= 1
-        if not waiters:
+        if not self._by_caller[caller]:
             del self._by_caller[caller]

@@ -328,8 +328,9 @@ class _FormStart:
         self.held += data
         # By the length of the preamble alone, not by how much has come with it: pieces are cut anywhere.
         held = self.held[: _MAX_PREAMBLE + len(self._delimiter)]
-        begin = 0 if held.startswith(self._delimiter) else held.find(b"\n" + self._delimiter) + 1
-        if begin or held.startswith(self._delimiter):
+        # A boundary begins a line: with a line end in front of all, the first line is one like the others.
+        begin = (b"\n" + held).find(b"\n" + self._delimiter)
+        if begin >= 0:
             form, self.held, self._has_begun = self.held[begin:], b"", True
             self._write(form)
         elif len(held) < len(self.held):
